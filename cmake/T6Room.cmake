@@ -1,0 +1,25 @@
+# t6_room(NAME SOURCES ... DEPS ... [PRIVATE_DEPS ...]): the static library t6_NAME, alias t6::NAME.
+# A room's DEPS are the rooms that house rules allow it to include (tools/lint/include_directions.py checks the includes).
+function(t6_room name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(t6_${name} STATIC ${ARG_SOURCES})
+    target_include_directories(t6_${name} PUBLIC ${PROJECT_SOURCE_DIR})
+    target_link_libraries(t6_${name} PUBLIC ${ARG_DEPS} PRIVATE ${ARG_PRIVATE_DEPS})
+  else()
+    add_library(t6_${name} INTERFACE)
+    target_include_directories(t6_${name} INTERFACE ${PROJECT_SOURCE_DIR})
+    target_link_libraries(t6_${name} INTERFACE ${ARG_DEPS})
+  endif()
+  add_library(t6::${name} ALIAS t6_${name})
+endfunction()
+
+# t6_test(NAME SOURCES ... DEPS ... [LABELS ...]): one GoogleTest program, each of its tests known to ctest.
+function(t6_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_compile_definitions(${name} PRIVATE T6_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 300 LABELS "${ARG_LABELS}")
+endfunction()

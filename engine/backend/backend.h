@@ -1,0 +1,78 @@
+// The device, as narrow fused operations. The model is written once against this interface; nothing above it branches
+// on the device. One thread (the engine's) calls it. Operations are ordered; on a GPU they return before they are done,
+// and Sample's results are there after WaitSample. An error means the device failed: no operation checks user input.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/backend/params.h"
+#include "engine/base/status.h"
+
+namespace t6 {
+
+struct DeviceInfo {
+  std::string kind;          // "cpu" or "cuda"
+  std::string description;   // "AVX-512 bf16, 2 threads"
+  size_t memory_available = 0;  // bytes that weights, cache and workspaces may use
+  bool can_compute_bf16 = true;
+};
+
+// Device memory that frees itself. Zeroed when allocated.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  void* data() const { return data_; }
+  size_t size() const { return size_; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ protected:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// The largest step that will ever be asked for; workspaces are allocated from it, once.
+struct StepLimits {
+  int max_rows = 0;
+  int max_sequences = 0;
+  int max_outputs = 0;
+  int max_context = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual const DeviceInfo& info() const = 0;
+
+  // --- load time -----------------------------------------------------------------------------------------------
+  virtual StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) = 0;
+  virtual Status Upload(void* device, const void* host, size_t bytes) = 0;
+  // Packs the rows of `parts` (each [n_i, k], any float type), one below the other, for products in `compute` type.
+  // With swiglu there are two parts of equal shape, gate and up.
+  virtual StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
+                                                       bool swiglu) = 0;
+  // Bytes of workspaces that Reserve will allocate for these limits: part of the memory plan.
+  virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, int width) const = 0;
+  virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec, int width) = 0;
+
+  // --- one step ------------------------------------------------------------------------------------------------
+  // Reads the plan (it must stay unchanged until the step is done) and divides attention's work.
+  virtual Status BeginStep(const StepPlan& plan, const AttentionSpec& spec) = 0;
+  // The plan's copies, then its clears, in every layer.
+  virtual Status CopyAndClearPages(const CopyPagesParams& params) = 0;
+  virtual Status Embed(const EmbedParams& params) = 0;
+  virtual Status Project(const ProjectParams& params) = 0;
+  virtual Status StoreFactors(const StoreFactorsParams& params) = 0;
+  virtual Status TpaAttention(const TpaAttentionParams& params) = 0;
+  virtual Status Sample(const SampleParams& params) = 0;
+  // The step's only synchronisation.
+  virtual StatusOr<StepResult> WaitSample() = 0;
+};
+
+}  // namespace t6

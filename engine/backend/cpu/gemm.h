@@ -1,0 +1,26 @@
+// Products with packed weights on the CPU: oneDNN for many rows, our own kernel for few, one packing for both.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "engine/backend/backend.h"
+#include "engine/backend/cpu/thread_pool.h"
+
+namespace t6::cpu {
+
+// Owns the workspaces of products. One thread calls it.
+class Gemm {
+ public:
+  virtual ~Gemm() = default;
+  static std::unique_ptr<Gemm> Make(ThreadPool* pool);
+
+  virtual StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
+                                                       bool swiglu) = 0;
+  virtual size_t WorkspaceBytes(int max_rows, int max_k, int max_n) const = 0;
+  virtual Status Reserve(int max_rows, int max_k, int max_n) = 0;
+  virtual void Project(const ProjectParams& params) = 0;
+};
+
+}  // namespace t6::cpu
