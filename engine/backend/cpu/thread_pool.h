@@ -17,11 +17,12 @@ class ThreadPool {
 
   int n_threads() const { return n_threads_; }
 
-  // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads); tasks are handed out in order,
-  // one by one. Returns when all are done. A task must not call Run.
+  // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads); tasks are handed out in
+  // order, one by one. Returns when all are done. A task must not call Run.
   template <typename Task>
   void Run(int n_tasks, const Task& task) {
-    RunErased(n_tasks, &task, [](const void* t, int i, int worker) { (*static_cast<const Task*>(t))(i, worker); });
+    RunErased(n_tasks, &task,
+              [](const void* t, int i, int worker) { (*static_cast<const Task*>(t))(i, worker); });
   }
 
  private:
