@@ -1,0 +1,176 @@
+#include "engine/model/t6_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "engine/model/rope.h"
+
+namespace t6 {
+namespace {
+
+size_t RopeBytes(const ModelSpec& spec, int max_context) {
+  return static_cast<size_t>(max_context) * (spec.attention.rotary_dim / 2) * sizeof(float);
+}
+
+int HiddenWidth(const ModelSpec& spec) {
+  return std::max(spec.attention.n_heads * spec.attention.head_dim, spec.mlp_width);
+}
+
+}  // namespace
+
+T6Model::~T6Model() = default;
+
+size_t T6Model::WeightBytes(const ModelSpec& spec, DType compute, int max_context) {
+  const auto padded = [](size_t n) { return (n + 63) / 64 * 64; };  // packing pads to blocks of 64
+  const size_t d_model = padded(spec.width), heads = padded(spec.attention.n_heads * spec.attention.head_dim);
+  const size_t mlp = padded(spec.mlp_width), qkv = padded(spec.attention.qkv_elements());
+  const size_t per_layer = qkv * d_model + d_model * heads + 2 * mlp * d_model + d_model * mlp;
+  const size_t packed = (per_layer * spec.n_layers + padded(spec.vocab_size) * d_model) * SizeOf(compute);
+  const size_t embedding = static_cast<size_t>(spec.vocab_size) * spec.width * sizeof(float);
+  return packed + embedding + 2 * RopeBytes(spec, max_context);
+}
+
+size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits) {
+  const size_t row = static_cast<size_t>(spec.width) + spec.attention.qkv_elements() + HiddenWidth(spec);
+  return (row * limits.max_rows + (static_cast<size_t>(spec.vocab_size) + 1) * limits.max_outputs) * sizeof(float);
+}
+
+StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSpec& spec, const TensorSource& tensors,
+                                                 DType compute, const StepLimits& limits,
+                                                 const std::function<void(double)>& progress) {
+  std::unique_ptr<T6Model> model(new T6Model(backend, spec));
+  T6_RETURN_IF_ERROR(model->LoadWeights(tensors, compute, progress));
+  T6_RETURN_IF_ERROR(model->LoadRope(limits.max_context));
+  T6_RETURN_IF_ERROR(backend->Reserve(limits, spec.attention, spec.width));
+  T6_RETURN_IF_ERROR(model->AllocateActivations(limits));
+  return model;
+}
+
+Status T6Model::LoadWeights(const TensorSource& tensors, DType compute, const std::function<void(double)>& progress) {
+  layers_.resize(spec_.n_layers);
+  for (int i = 0; i < spec_.n_layers; ++i) {
+    T6_RETURN_IF_ERROR(LoadLayer(tensors, compute, i));
+    if (progress) progress(static_cast<double>(i + 1) / (spec_.n_layers + 1));
+  }
+  T6_ASSIGN_OR_RETURN(const TensorView embedding, tensors.Find("transformer.wte.weight"));
+  embedding_dtype_ = embedding.dtype;
+  T6_ASSIGN_OR_RETURN(embedding_, backend_->Allocate(embedding.n_bytes()));
+  T6_RETURN_IF_ERROR(backend_->Upload(embedding_->data(), embedding.data, embedding.n_bytes()));
+  TensorView head = embedding;
+  if (!spec_.tied_head) {
+    T6_ASSIGN_OR_RETURN(head, tensors.Find("lm_head.weight"));
+  }
+  T6_ASSIGN_OR_RETURN(head_, backend_->Pack({head}, compute, /*swiglu=*/false));
+  if (progress) progress(1.0);
+  return {};
+}
+
+Status T6Model::LoadLayer(const TensorSource& tensors, DType compute, int index) {
+  const std::string prefix = fmt::format("transformer.h.{}.", index);
+  Layer& layer = layers_[index];
+  const auto pack = [&](std::initializer_list<const char*> names, bool swiglu,
+                        std::unique_ptr<PackedMatrix>* out) -> Status {
+    std::vector<TensorView> parts;
+    for (const char* name : names) {
+      T6_ASSIGN_OR_RETURN(TensorView part, tensors.Find(prefix + name + ".weight"));
+      parts.push_back(std::move(part));
+    }
+    T6_ASSIGN_OR_RETURN(*out, backend_->Pack(parts, compute, swiglu));
+    return {};
+  };
+  T6_RETURN_IF_ERROR(pack({"attn.c_qkv.W_A_q", "attn.c_qkv.W_B_q", "attn.c_qkv.W_A_k", "attn.c_qkv.W_B_k",
+                           "attn.c_qkv.W_A_v", "attn.c_qkv.W_B_v"},
+                          false, &layer.qkv));
+  T6_RETURN_IF_ERROR(pack({"attn.c_proj"}, false, &layer.attn_out));
+  T6_RETURN_IF_ERROR(pack({"mlp.c_fc1", "mlp.c_fc2"}, true, &layer.gate_up));
+  T6_RETURN_IF_ERROR(pack({"mlp.c_proj"}, false, &layer.mlp_out));
+  if (spec_.attention.head_norm) {
+    T6_ASSIGN_OR_RETURN(const TensorView weight, tensors.Find(prefix + "attn.subln.weight"));
+    std::vector<float> values(weight.n_elements());
+    ConvertToFloat(weight.data, weight.dtype, weight.n_elements(), values.data());
+    T6_ASSIGN_OR_RETURN(layer.head_norm, backend_->Allocate(values.size() * sizeof(float)));
+    T6_RETURN_IF_ERROR(backend_->Upload(layer.head_norm->data(), values.data(), values.size() * sizeof(float)));
+  }
+  return {};
+}
+
+Status T6Model::LoadRope(int max_context) {
+  const RopeTable table =
+      MakeRopeTable(max_context, spec_.attention.rotary_dim, spec_.rope_base, spec_.rope_bf16);
+  const size_t bytes = RopeBytes(spec_, max_context);
+  T6_ASSIGN_OR_RETURN(cos_, backend_->Allocate(bytes));
+  T6_ASSIGN_OR_RETURN(sin_, backend_->Allocate(bytes));
+  T6_RETURN_IF_ERROR(backend_->Upload(cos_->data(), table.cos.data(), bytes));
+  return backend_->Upload(sin_->data(), table.sin.data(), bytes);
+}
+
+Status T6Model::AllocateActivations(const StepLimits& limits) {
+  const auto floats = [&](size_t rows, size_t width) { return backend_->Allocate(rows * width * sizeof(float)); };
+  T6_ASSIGN_OR_RETURN(x_, floats(limits.max_rows, spec_.width));
+  T6_ASSIGN_OR_RETURN(qkv_, floats(limits.max_rows, spec_.attention.qkv_elements()));
+  T6_ASSIGN_OR_RETURN(hidden_, floats(limits.max_rows, HiddenWidth(spec_)));
+  T6_ASSIGN_OR_RETURN(output_index_, floats(limits.max_outputs, 1));
+  T6_ASSIGN_OR_RETURN(logits_, floats(limits.max_outputs, spec_.vocab_size));
+  return {};
+}
+
+Status T6Model::Forward(const StepPlan& plan, FactorCache& cache) {
+  T6_RETURN_IF_ERROR(cache.CopyAndClear());
+  T6_RETURN_IF_ERROR(
+      backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
+  for (int i = 0; i < spec_.n_layers; ++i) {
+    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i)));
+  }
+  return plan.n_outputs() > 0 ? Logits(plan) : Status();
+}
+
+// x += attn(norm(x)); x += mlp(norm(x)).
+Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages) {
+  const RmsNorm norm{.enabled = true, .eps = spec_.norm_eps};
+  const int rows = plan.n_rows();
+  float* x = x_->as<float>();
+  float* qkv = qkv_->as<float>();
+  float* hidden = hidden_->as<float>();
+  const float* cos = cos_->as<float>();
+  const float* sin = sin_->as<float>();
+  const AttentionSpec* attention = &spec_.attention;
+
+  T6_RETURN_IF_ERROR(backend_->Project(
+      {.in = x, .n_rows = rows, .norm = norm, .weight = layer.qkv.get(), .epilogue = Epilogue::kStore, .out = qkv}));
+  T6_RETURN_IF_ERROR(
+      backend_->StoreFactors({.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages}));
+  T6_RETURN_IF_ERROR(backend_->TpaAttention(
+      {.spec = attention,
+       .qkv = qkv,
+       .cos = cos,
+       .sin = sin,
+       .pages = pages,
+       .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
+       .out = hidden}));
+  T6_RETURN_IF_ERROR(backend_->Project(
+      {.in = hidden, .n_rows = rows, .weight = layer.attn_out.get(), .epilogue = Epilogue::kAdd, .out = x}));
+  T6_RETURN_IF_ERROR(backend_->Project({.in = x,
+                                        .n_rows = rows,
+                                        .norm = norm,
+                                        .weight = layer.gate_up.get(),
+                                        .epilogue = Epilogue::kSwiGlu,
+                                        .out = hidden}));
+  return backend_->Project(
+      {.in = hidden, .n_rows = rows, .weight = layer.mlp_out.get(), .epilogue = Epilogue::kAdd, .out = x});
+}
+
+Status T6Model::Logits(const StepPlan& plan) {
+  const size_t bytes = plan.output_rows.size() * sizeof(int32_t);
+  T6_RETURN_IF_ERROR(backend_->Upload(output_index_->data(), plan.output_rows.data(), bytes));
+  return backend_->Project({.in = x_->as<float>(),
+                            .row_index = output_index_->as<int32_t>(),
+                            .n_rows = plan.n_outputs(),
+                            .norm = {.enabled = true, .eps = spec_.norm_eps},
+                            .weight = head_.get(),
+                            .epilogue = Epilogue::kStore,
+                            .out = logits_->as<float>()});
+}
+
+}  // namespace t6
