@@ -1,0 +1,24 @@
+#include "server/executor.h"
+
+#include <boost/asio/post.hpp>
+
+#include "engine/base/check.h"
+
+namespace t6::server {
+
+Executor::Executor(int n_threads) : io_(n_threads), guard_(boost::asio::make_work_guard(io_)) {
+  T6_CHECK(n_threads > 0);
+  for (int i = 0; i < n_threads; ++i) threads_.emplace_back([this] { io_.run(); });
+}
+
+Executor::~Executor() { Stop(); }
+
+void Executor::Post(std::function<void()> work) { boost::asio::post(io_, std::move(work)); }
+
+void Executor::Stop() {
+  io_.stop();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
+}  // namespace t6::server
