@@ -1,0 +1,14 @@
+// The commands. Each prints its result on standard output, everything else on standard error.
+#pragma once
+
+#include "clients/cli/connection.h"
+#include "clients/cli/options.h"
+
+namespace t6::cli {
+
+ExitCode RunAsk(Connection& connection, const Options& options);
+ExitCode RunChat(Connection& connection, const Options& options);
+ExitCode RunModels(Connection& connection, const Options& options);
+ExitCode RunHealth(Connection& connection, const Options& options);
+
+}  // namespace t6::cli

@@ -1,0 +1,24 @@
+// Ctrl-C: while a call runs it cancels the call; otherwise it ends the program with 130. A thread of its own
+// takes the signal, because cancelling a call is not allowed in a signal handler.
+#pragma once
+
+#include <grpcpp/client_context.h>
+
+namespace t6::cli {
+
+// Call first in main, before any other thread exists.
+void WatchInterrupts();
+
+// While it lives, ctrl-C cancels `context`. One at a time.
+class Interruptible {
+ public:
+  explicit Interruptible(grpc::ClientContext* context);
+  ~Interruptible();
+  Interruptible(const Interruptible&) = delete;
+  Interruptible& operator=(const Interruptible&) = delete;
+};
+
+// Whether ctrl-C cancelled a call since the last time this was asked.
+bool TakeInterrupted();
+
+}  // namespace t6::cli
