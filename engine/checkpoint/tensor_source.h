@@ -1,5 +1,5 @@
-// A checkpoint's tensors by name, as views of mapped files. Every byte range was checked against its file; nothing in
-// a checkpoint is ever executed. Errors name the file, and the tensor or the offset.
+// A checkpoint's tensors by name, as views of mapped files. Every byte range was checked against its file;
+// nothing in a checkpoint is ever executed. Errors name the file, and the tensor or the offset.
 #pragma once
 
 #include <filesystem>

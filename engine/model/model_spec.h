@@ -24,9 +24,9 @@ struct ModelSpec {
   std::string variant;  // "T6"
   int vocab_size = 0;   // rows of the embedding
   int n_layers = 0;
-  int width = 0;        // D, n_embd
-  int mlp_width = 0;    // hidden of the SwiGLU
-  int block_size = 0;   // trained context
+  int width = 0;       // D, n_embd
+  int mlp_width = 0;   // hidden of the SwiGLU
+  int block_size = 0;  // trained context
   AttentionSpec attention;
   float norm_eps = 1.1920929e-7f;
   float rope_base = 10000.0f;
@@ -41,9 +41,9 @@ struct ModelOptions {
   std::map<std::string, std::string> overrides;  // --model-override key=value, over config.json
 };
 
-// Reads config.json and generation_config.json of `directory`, derives the rest from the tensors' names and shapes,
-// and checks each against the other. INVALID_ARGUMENT names a missing, surplus or misshapen tensor, or the key that
-// disagrees; UNIMPLEMENTED names a variant that is not served yet.
+// Reads config.json and generation_config.json of `directory`, derives the rest from the tensors' names and
+// shapes, and checks each against the other. INVALID_ARGUMENT names a missing, surplus or misshapen tensor,
+// or the key that disagrees; UNIMPLEMENTED names a variant that is not served yet.
 StatusOr<ModelSpec> ReadModelSpec(const std::filesystem::path& directory, const TensorSource& tensors,
                                   const ModelOptions& options);
 
