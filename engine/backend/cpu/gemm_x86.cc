@@ -1,0 +1,221 @@
+// bfloat16 products with the instructions made for them: vdpbf16ps and the AMX tiles. Highway 1.0 knows
+// neither, so these are intrinsics, and each function says which instructions it needs.
+#include <hwy/targets.h>
+
+#include "engine/backend/cpu/gemm_tile.h"
+
+#if HWY_ARCH_X86_64
+#include <cpuid.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
+namespace t6::cpu {
+namespace {
+
+template <int kRows>
+void DotTile(const BlockProduct& p, int row) {
+  constexpr int kVectors = 4;
+  const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
+  const auto* b = static_cast<const char*>(p.b);
+  __m512 sum[kRows][kVectors];
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_setzero_ps();
+  }
+  for (int k = 0; k < p.k_padded; k += 2) {
+    __m512bh w[kVectors];
+    for (int v = 0; v < kVectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + v * 64);
+    b += kVectors * 64;
+    for (int r = 0; r < kRows; ++r) {
+      int pair;
+      __builtin_memcpy(&pair, a + r * p.a_stride + k, sizeof(pair));
+      const auto x = (__m512bh)_mm512_set1_epi32(pair);
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], x);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(p.c + (row + r) * p.c_stride + v * 16, sum[r][v]);
+  }
+}
+
+}  // namespace
+
+void RowsAvx512Bf16(const BlockProduct& p) {
+  // Even groups of at most six rows: 24 sums, 4 weights and one input fill the 32 registers.
+  const int n_groups = (p.n_rows + 5) / 6;
+  int row = 0;
+  for (int group = 0; group < n_groups; ++group) {
+    const int n = (p.n_rows - row) / (n_groups - group);
+    switch (n) {
+      case 1:
+        DotTile<1>(p, row);
+        break;
+      case 2:
+        DotTile<2>(p, row);
+        break;
+      case 3:
+        DotTile<3>(p, row);
+        break;
+      case 4:
+        DotTile<4>(p, row);
+        break;
+      case 5:
+        DotTile<5>(p, row);
+        break;
+      case 6:
+        DotTile<6>(p, row);
+        break;
+    }
+    row += n;
+  }
+}
+
+}  // namespace t6::cpu
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("amx-tile,amx-bf16")
+namespace t6::cpu {
+namespace {
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+constexpr int kTileRows = 16;
+constexpr int kTileDepth = 32;                         // numbers of k in one tile: 16 pairs
+constexpr size_t kPairBytes = kBlockColumns * 4;       // one pair of k in a packed block
+constexpr size_t kTileBytes = kTileRows * kPairBytes;  // from one tile of weights to the next in k
+
+// 16 rows x 64 columns: each weight is loaded once.
+void AmxRows16(const BlockProduct& p, int row) {
+  const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
+  const auto* b = static_cast<const char*>(p.b);
+  const size_t a_bytes = p.a_stride * 2;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int k = 0; k < p.k_padded; k += kTileDepth, b += kTileBytes) {
+    _tile_loadd(4, a + k, a_bytes);
+    _tile_loadd(5, b, kPairBytes);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, b + 64, kPairBytes);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, b + 128, kPairBytes);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, b + 192, kPairBytes);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  float* c = p.c + row * p.c_stride;
+  const size_t c_bytes = p.c_stride * 4;
+  _tile_stored(0, c, c_bytes);
+  _tile_stored(1, c + 16, c_bytes);
+  _tile_stored(2, c + 32, c_bytes);
+  _tile_stored(3, c + 48, c_bytes);
+}
+
+// 32 rows x 32 columns: four loads for four products, the most that eight tiles allow.
+void AmxRows32(const BlockProduct& p, int row, int column) {
+  const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
+  const auto* a_low = a + kTileRows * p.a_stride;
+  const auto* b = static_cast<const char*>(p.b) + column * 4;
+  const size_t a_bytes = p.a_stride * 2;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int k = 0; k < p.k_padded; k += kTileDepth, b += kTileBytes) {
+    _tile_loadd(4, a + k, a_bytes);
+    _tile_loadd(6, b, kPairBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + 64, kPairBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a_low + k, a_bytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  float* c = p.c + row * p.c_stride + column;
+  float* c_low = c + kTileRows * p.c_stride;
+  const size_t c_bytes = p.c_stride * 4;
+  _tile_stored(0, c, c_bytes);
+  _tile_stored(1, c + 16, c_bytes);
+  _tile_stored(2, c_low, c_bytes);
+  _tile_stored(3, c_low + 16, c_bytes);
+}
+
+bool AskForAmx() {
+  unsigned a, b, c, d;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+}  // namespace
+
+void RowsAmxBf16(const BlockProduct& p) {
+  const TileConfig config;
+  _tile_loadconfig(&config);
+  const int n_tiles = (p.n_rows + kTileRows - 1) / kTileRows;
+  const int n_paired_rows = n_tiles / 2 * 2 * kTileRows;
+  for (int column = 0; column < kBlockColumns; column += 32) {
+    for (int row = 0; row < n_paired_rows; row += 2 * kTileRows) AmxRows32(p, row, column);
+  }
+  if (n_tiles % 2 != 0) AmxRows16(p, n_paired_rows);
+  _tile_release();
+}
+
+bool HasAmxBf16() {
+  static const bool has = AskForAmx();
+  return has;
+}
+
+bool HasAvx512Bf16() {
+  static const bool has = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return has;
+}
+
+}  // namespace t6::cpu
+#pragma GCC pop_options
+
+#else
+
+namespace t6::cpu {
+bool HasAvx512Bf16() { return false; }
+bool HasAmxBf16() { return false; }
+void RowsAvx512Bf16(const BlockProduct& product) { RowsBf16(product); }
+void RowsAmxBf16(const BlockProduct& product) { RowsBf16(product); }
+}  // namespace t6::cpu
+
+#endif
+
+namespace t6::cpu {
+
+BlockKernels ChooseBlockKernels() {
+  BlockKernels kernels;
+  const int64_t targets = hwy::SupportedTargets();
+  kernels.isa = (targets & HWY_AVX3) ? "AVX-512" : (targets & HWY_AVX2) ? "AVX2" : "no vectors";
+  kernels.f32 = RowsF32;
+  kernels.bf16 = RowsBf16;
+  if (HasAvx512Bf16()) {
+    kernels.bf16 = RowsAvx512Bf16;
+    kernels.isa += " bf16";
+  }
+  if (HasAmxBf16()) {
+    kernels.bf16_many = RowsAmxBf16;
+    kernels.bf16_many_rows = 5;
+    kernels.isa += " AMX";
+  }
+  return kernels;
+}
+
+}  // namespace t6::cpu
