@@ -41,7 +41,7 @@ bench:
 	@./bootstrap
 	$(call build)
 	@$(BUILD)/bin/bench_decode --model $(MODEL)
-	@python3 bench/rag.py --server-binary $(BUILD)/bin/t6d --model $(MODEL)
+	@python3 bench/rag.py --bin $(BUILD)/bin --model $(MODEL)
 
 lint:
 	@./bootstrap --dev

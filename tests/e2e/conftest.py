@@ -1,0 +1,111 @@
+"""Fixtures of the end-to-end tests: the real t6d on free ports, and stubs generated from proto/.
+
+T6_BIN names the folder with t6d, t6 and t6-checkpoint; default build/release/bin.
+"""
+
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+from t6_daemon import Daemon  # noqa: E402
+
+BIN = pathlib.Path(os.environ.get("T6_BIN", ROOT / "build/release/bin"))
+MODEL = ROOT / "models/t6-docqa-14m"
+GOLDENS = ROOT / "tests/goldens"
+SHARED = ROOT.parent / "shared"  # more cases, where this checkout has them beside it
+
+DOCUMENT = ("The museum opened in 1931 in Graz. Its founder, Clara Weiss, gave it four hundred clocks. "
+            "Tickets cost six euros.")
+SYSTEM = "Answer the question from the document. Be short.\n\n" + DOCUMENT
+ANSWERS = {"When did the museum open?": "1931", "Who founded the museum?": "Clara Weiss",
+           "How much is a ticket?": "six euros"}
+
+
+def messages(question, system=SYSTEM):
+    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+
+
+class TestDaemon(Daemon):
+    """A t6d with what the tests ask it besides."""
+
+    __test__ = False
+
+    def __init__(self, model=MODEL, *flags):
+        if "--drain-grace" not in flags:
+            flags += ("--drain-grace", "0s")
+        super().__init__(BIN / "t6d", model, *flags)
+
+    @property
+    def model(self):
+        return json.loads(self.get("/v1/models")[1])["data"][0]["id"]
+
+    def metric(self, name, **labels):
+        """The sum of a metric's samples that carry these labels."""
+        total, found = 0.0, False
+        for line in self.get("/metrics")[1].splitlines():
+            match = re.fullmatch(r"([\w:]+)(?:\{(.*)\})? (\S+)(?: \d+)?", line)
+            if match and match[1] == name:
+                have = dict(re.findall(r'(\w+)="([^"]*)"', match[2] or ""))
+                if labels.items() <= have.items():
+                    total, found = total + float(match[3]), True
+        assert found, f"/metrics has no {name} {labels}"
+        return total
+
+    def wait_for_metric(self, name, wanted, seconds=5, **labels):
+        """Polls until the metric has the value, and fails if it never has."""
+        deadline = time.monotonic() + seconds
+        while (value := self.metric(name, **labels)) != wanted:
+            assert time.monotonic() < deadline, f"{name} is {value}, not {wanted}, after {seconds} s"
+
+
+@pytest.fixture(scope="session")
+def start():
+    """start(model, *flags): a daemon that is stopped at the end of the session, if not before."""
+    daemons = []
+
+    def make(model=MODEL, *flags):
+        daemons.append(TestDaemon(model, *flags))
+        return daemons[-1]
+
+    yield make
+    for daemon in daemons:
+        daemon.close()
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    """The model that ships, with room for outputs long enough to be interrupted."""
+    with TestDaemon(MODEL, "--max-context", "16384") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def wire(tmp_path_factory):
+    """The Python modules of proto/t6/v1, by name: wire.chat_pb2, wire.chat_pb2_grpc, ..."""
+    import importlib
+    import types
+
+    import grpc_tools
+    from grpc_tools import protoc
+
+    out = tmp_path_factory.mktemp("stubs")
+    names = sorted(path.stem for path in (ROOT / "proto/t6/v1").glob("*.proto"))
+    include = pathlib.Path(grpc_tools.__file__).parent / "_proto"
+    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    assert protoc.main(arguments + [f"t6/v1/{name}.proto" for name in names]) == 0
+    sys.path.insert(0, str(out))
+    modules = types.SimpleNamespace()
+    for name in names:
+        for suffix in ("_pb2", "_pb2_grpc"):
+            setattr(modules, name + suffix, importlib.import_module(f"t6.v1.{name}{suffix}"))
+    yield modules
+    sys.path.remove(str(out))

@@ -1,0 +1,104 @@
+"""SIGTERM: what runs finishes, what is new is sent elsewhere, and the exit code is 0."""
+
+import json
+import signal
+import threading
+import time
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from conftest import MODEL, messages
+from test_http import JSON, chat, send
+
+STREAMS = 8
+
+
+class Stream(threading.Thread):
+    """One streamed completion, read to its end."""
+
+    def __init__(self, daemon, tokens):
+        super().__init__()
+        self.body = json.dumps({"model": daemon.model, "prompt": "The", "max_tokens": tokens, "ignore_eos": True,
+                                "temperature": 1, "stream": True, "stream_options": {"include_usage": True}})
+        self.daemon_http, self.started, self.events = daemon, threading.Event(), []
+
+    def run(self):
+        import contextlib
+        import http.client
+        connection = http.client.HTTPConnection(self.daemon_http.http, timeout=120)
+        with contextlib.closing(connection):
+            connection.request("POST", "/v1/completions", self.body, JSON)
+            for line in connection.getresponse():
+                if line.startswith(b"data: "):
+                    self.events.append(line[6:].strip())
+                    self.started.set()
+
+
+def start_streams(daemon, tokens):
+    streams = [Stream(daemon, tokens) for _ in range(STREAMS)]
+    for stream in streams:
+        stream.start()
+    assert all(stream.started.wait(60) for stream in streams)
+    return streams
+
+
+def check_finished(streams, tokens):
+    for stream in streams:
+        stream.join(120)
+        assert stream.events[-1] == b"[DONE]"
+        assert json.loads(stream.events[-2])["usage"]["completion_tokens"] == tokens
+
+
+def test_streams_finish_and_the_grace_still_serves(start):
+    daemon = start(MODEL, "--max-context", "16384", "--drain-grace", "3s")
+    streams = start_streams(daemon, 1000)
+    daemon.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 0.5
+    while daemon.get("/readyz")[0] != 503:
+        assert time.monotonic() < deadline, "/readyz is still true half a second after SIGTERM"
+    with grpc.insecure_channel(daemon.grpc, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert daemon.get("/livez")[0] == 200
+    assert send(daemon, "POST", "/v1/chat/completions", chat(daemon))[0] == 200
+    check_finished(streams, 1000)
+    assert daemon.process.wait(60) == 0
+
+
+def test_without_grace_new_requests_are_refused_and_streams_finish(start, wire):
+    daemon = start(MODEL, "--max-context", "16384")
+    model, body = daemon.model, chat(daemon)
+    streams = start_streams(daemon, 3000)
+    daemon.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + 1
+    while (answer := send(daemon, "POST", "/v1/chat/completions", body))[0] == 200:
+        assert time.monotonic() < deadline, "requests are still served a second after SIGTERM"
+    status, headers, text = answer
+    assert status == 503 and headers["Connection"].lower() == "close" and json.loads(text)["error"]["message"]
+    with grpc.insecure_channel(daemon.grpc, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        pb = wire.chat_pb2
+        request = pb.ChatCompletionRequest(model=model, messages=[pb.ChatMessage(**m) for m in messages("Who?")])
+        try:
+            wire.chat_pb2_grpc.ChatStub(channel).CreateCompletion(request)
+            raise AssertionError("a draining server took a gRPC request")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.UNAVAILABLE
+    check_finished(streams, 3000)
+    assert daemon.process.wait(60) == 0
+
+
+def test_the_deadline_ends_what_does_not_finish(start):
+    daemon = start(MODEL, "--max-context", "16384", "--drain-deadline", "300ms")
+    streams = start_streams(daemon, 16000)
+    assert daemon.stop(timeout=10) == 0
+    for stream in streams:
+        stream.join(10)
+        assert stream.events[-1] != b"[DONE]"
+
+
+def test_idle_server_stops_at_once(start):
+    daemon = start()
+    started = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - started < 2
