@@ -1,4 +1,4 @@
-"""Starts a t6d, learns its ports from its log, stops it. Shared by the demo, the benchmarks and the tests.
+"""Starts a t6d on free ports, waits until it is ready, stops it. Shared by the demo, the benchmarks and the tests.
 
 Standard library only. One Daemon owns one process, its log file and its temporary folder; use it as a context manager,
 so that the process never outlives it.
@@ -6,15 +6,12 @@ so that the process never outlives it.
 
 import json
 import pathlib
-import re
 import signal
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-
-_LISTENING = re.compile(r"(http|grpc) listening on (\S+:\d+)")
 
 
 class StartError(Exception):
@@ -30,7 +27,9 @@ class Daemon:
     def __init__(self, binary, model, *flags, ready_timeout=120.0):
         self._folder = tempfile.TemporaryDirectory(prefix="t6d-")
         self.log_path = pathlib.Path(self._folder.name) / "log"
-        command = [str(binary), "--model", str(model), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", *map(str, flags)]
+        self._port_file = pathlib.Path(self._folder.name) / "ports"
+        command = [str(binary), "--model", str(model), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
+                   "--port-file", str(self._port_file), *map(str, flags)]
         started = time.monotonic()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -42,14 +41,13 @@ class Daemon:
         self.seconds_to_ready = time.monotonic() - started
 
     def _wait_until_ready(self, deadline):
-        addresses = {}
         while True:
             exit_code = self.process.poll()
-            addresses.update(_LISTENING.findall(self.log()))
             if exit_code is not None:
                 raise StartError(f"t6d exited with {exit_code}", exit_code, self.log())
-            if addresses.keys() == {"http", "grpc"}:
-                self.http, self.grpc = addresses["http"], addresses["grpc"]
+            if self._port_file.exists():
+                ports = json.loads(self._port_file.read_text())
+                self.http, self.grpc = (f"127.0.0.1:{ports[name]}" for name in ("http", "grpc"))
                 if self._ready():
                     return
             if time.monotonic() > deadline:
