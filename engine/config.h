@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -13,21 +14,23 @@ namespace t6 {
 
 struct EngineConfig {
   std::string model_directory;
-  std::string device = "auto";  // auto | cpu | cuda
-  std::string dtype = "bf16";   // bf16 | f32: weights and products
+  std::string device = "auto";       // auto | cpu | cuda
+  std::string dtype = "bf16";        // bf16 | f32: weights and products
   std::string cache_dtype = "auto";  // auto (as dtype) | bf16 | f32
-  int threads = 0;              // 0: by affinity and cgroup quota
-  size_t cache_bytes = 0;       // 0: automatic
-  int max_context = 0;          // 0: the model's block_size; may exceed it
+  int threads = 0;                   // 0: by affinity and cgroup quota
+  size_t cache_bytes = 0;            // 0: automatic
+  int max_context = 0;               // 0: the model's block_size; may exceed it
   int max_num_seqs = 64;
-  int max_queued_requests = 1024;     // bound of the inbox and the waiting line
+  int max_queued_requests = 1024;  // bound of the inbox and the waiting line
   int64_t max_queued_tokens = 1 << 22;
-  double max_step_ms = 25.0;    // budget of estimated cost that keeps decode smooth
-  int max_step_rows = 512;      // query tokens of one step at most
+  double max_step_ms = 25.0;  // budget of estimated cost that keeps decode smooth
+  int max_step_rows = 512;    // query tokens of one step at most
   std::string variant;
   std::map<std::string, std::string> model_overrides;
   // Ids from here up are never sampled; 0: the whole table has text. The server sets it from the tokenizer.
   int n_text_tokens = 0;
+  // Told the share of the weights that is loaded, 0 to 1, on the thread that calls Create.
+  std::function<void(double)> on_load_progress;
 };
 
 // The memory plan: made before anything large is allocated, printed by --plan.
@@ -48,7 +51,7 @@ struct ModelInfo {
   int n_layers = 0;
   int max_context = 0;
   int64_t n_parameters = 0;
-  std::string device;        // "cpu: AVX-512 bf16, 2 threads"
+  std::string device;  // "cpu: AVX-512 bf16, 2 threads"
   std::optional<double> default_temperature, default_top_p;
   std::optional<int> default_top_k, default_max_new_tokens;
   std::vector<int32_t> eos_token_ids;

@@ -1,5 +1,5 @@
-// The engine: prompts of tokens in, events of tokens out. Owns backend, model, cache, scheduler, sampler, the inbox and
-// one thread; once started only that thread touches them. Every method is thread-safe.
+// The engine: prompts of tokens in, events of tokens out. Owns backend, model, cache, scheduler, sampler, the
+// inbox and one thread; once started only that thread touches them. Every method is thread-safe.
 #pragma once
 
 #include <memory>
@@ -25,8 +25,8 @@ class Engine {
 
   virtual const ModelInfo& info() const = 0;
 
-  // INVALID_ARGUMENT: the prompt is empty, holds an id outside the vocabulary, or with max_tokens exceeds the context;
-  // RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: draining or failed.
+  // INVALID_ARGUMENT: the prompt is empty, holds an id outside the vocabulary, or with max_tokens exceeds the
+  // context; RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE: draining or failed.
   virtual StatusOr<std::shared_ptr<EventStream>> Submit(GenerationRequest request) = 0;
   // Its pages are released by the next step. Unknown ids are ignored: the request may just have ended.
   virtual void Cancel(RequestId id) = 0;
@@ -35,7 +35,8 @@ class Engine {
 
   // From now on Submit answers UNAVAILABLE; what runs goes on.
   virtual void StopAdmission() = 0;
-  // Waits until nothing runs or waits; false at the deadline (what is left is then cancelled by the destructor).
+  // Waits until nothing runs or waits; false at the deadline (what is left is then cancelled by the
+  // destructor).
   virtual bool Drain(absl::Time deadline) = 0;
   // Drops every prefix that no sequence holds.
   virtual void ClearPrefixes() = 0;

@@ -25,7 +25,8 @@ void EventStream::Push(TokenEvent event) {
   event_.stop_token = event.stop_token;
   event_.cached_tokens = event.cached_tokens;
   const bool was_waiting = std::exchange(waiting_, true);
-  // Under the lock, so that a listener that was removed is never called again. It only posts (see SetListener).
+  // Under the lock, so that a listener that was removed is never called again. It only posts (see
+  // SetListener).
   if (!was_waiting && listener_) listener_();
 }
 

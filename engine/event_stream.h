@@ -1,5 +1,5 @@
-// One request's events, from the engine thread to the server's executor. The one shared type (shared_ptr on both ends).
-// A slow reader never holds the engine: events merge into the last one that was not read.
+// One request's events, from the engine thread to the server's executor. The one shared type (shared_ptr on
+// both ends). A slow reader never holds the engine: events merge into the last one that was not read.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +28,9 @@ struct TokenEvent {
   std::vector<TokenOutput> prompt_scores;  // with prompt log-probabilities: of prompt tokens 1..n-1, in order
   std::vector<TokenOutput> tokens;         // new tokens, in order; a stop token is the last one
   FinishReason finish = FinishReason::kNone;
-  Status status;             // not OK only with kError or kCancelled
-  int32_t stop_token = -1;   // with kStop: the token that ended it, or -1
-  int32_t cached_tokens = 0; // prompt tokens whose factors were reused; final once the first token came
+  Status status;              // not OK only with kError or kCancelled
+  int32_t stop_token = -1;    // with kStop: the token that ended it, or -1
+  int32_t cached_tokens = 0;  // prompt tokens whose factors were reused; final once the first token came
 };
 
 class EventStream {
@@ -40,14 +40,15 @@ class EventStream {
   RequestId id() const { return id_; }
 
   // --- engine's end ---
-  // Appends to the event that waits to be read, or makes one, and tells the listener when there was none waiting.
+  // Appends to the event that waits to be read, or makes one, and tells the listener when there was none
+  // waiting.
   void Push(TokenEvent event) ABSL_LOCKS_EXCLUDED(mutex_);
   // Tokens waiting to be read: the engine cancels a request whose reader falls too far behind.
   size_t unread_tokens() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- server's end ---
-  // Called (on the engine thread, so it must only post) whenever an event becomes available; at once if one is.
-  // An empty function removes the listener; after that returns it is not called again.
+  // Called (on the engine thread, so it must only post) whenever an event becomes available; at once if one
+  // is. An empty function removes the listener; after that returns it is not called again.
   void SetListener(std::function<void()> listener) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes what is there; false when nothing is.
   bool Poll(TokenEvent* event) ABSL_LOCKS_EXCLUDED(mutex_);

@@ -12,11 +12,11 @@ namespace t6 {
 using RequestId = uint64_t;
 
 struct SamplingParams {
-  float temperature = 1.0f;  // 0: greedy
-  float top_p = 1.0f;        // (0, 1]
-  int32_t top_k = 0;         // 0: all
-  uint64_t seed = 0;         // of the draws; the server makes one up when the request has none
-  int32_t max_tokens = 16;   // 0 is allowed with prompt log-probabilities: nothing is generated
+  float temperature = 1.0f;        // 0: greedy
+  float top_p = 1.0f;              // (0, 1]
+  int32_t top_k = 0;               // 0: all
+  uint64_t seed = 0;               // of the draws; the server makes one up when the request has none
+  int32_t max_tokens = 16;         // 0 is allowed with prompt log-probabilities: nothing is generated
   int32_t n_logprobs = -1;         // -1: none; else also this many most likely tokens, 0..20
   int32_t n_prompt_logprobs = -1;  // the same, for every prompt token but the first
   // Any of these ends the output ("stop"); the token itself is not part of the text but is counted.

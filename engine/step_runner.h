@@ -1,5 +1,6 @@
-// Runs one planned step: the seam between the engine's loop and everything that computes. On the CPU Launch does the
-// work; on a GPU it enqueues it, and the next step is planned before Wait. Called by the engine thread alone.
+// Runs one planned step: the seam between the engine's loop and everything that computes. On the CPU Launch
+// does the work; on a GPU it enqueues it, and the next step is planned before Wait. Called by the engine
+// thread alone.
 #pragma once
 
 #include "engine/base/status.h"

@@ -1,6 +1,7 @@
-// The device, as narrow fused operations. The model is written once against this interface; nothing above it branches
-// on the device. One thread (the engine's) calls it. Operations are ordered; on a GPU they return before they are done,
-// and Sample's results are there after WaitSample. An error means the device failed: no operation checks user input.
+// The device, as narrow fused operations. The model is written once against this interface; nothing above it
+// branches on the device. One thread (the engine's) calls it. Operations are ordered; on a GPU they return
+// before they are done, and Sample's results are there after WaitSample. An error means the device failed: no
+// operation checks user input.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,8 @@
 namespace t6 {
 
 struct DeviceInfo {
-  std::string kind;          // "cpu" or "cuda"
-  std::string description;   // "AVX-512 bf16, 2 threads"
+  std::string kind;             // "cpu" or "cuda"
+  std::string description;      // "AVX-512 bf16, 2 threads"
   size_t memory_available = 0;  // bytes that weights, cache and workspaces may use
   bool can_compute_bf16 = true;
 };
@@ -50,19 +51,21 @@ class Backend {
 
   virtual const DeviceInfo& info() const = 0;
 
-  // --- load time -----------------------------------------------------------------------------------------------
+  // --- load time
+  // -----------------------------------------------------------------------------------------------
   virtual StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) = 0;
   virtual Status Upload(void* device, const void* host, size_t bytes) = 0;
-  // Packs the rows of `parts` (each [n_i, k], any float type), one below the other, for products in `compute` type.
-  // With swiglu there are two parts of equal shape, gate and up.
+  // Packs the rows of `parts` (each [n_i, k], any float type), one below the other, for products in `compute`
+  // type. With swiglu there are two parts of equal shape, gate and up.
   virtual StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                        bool swiglu) = 0;
   // Bytes of workspaces that Reserve will allocate for these limits: part of the memory plan.
   virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, int width) const = 0;
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec, int width) = 0;
 
-  // --- one step ------------------------------------------------------------------------------------------------
-  // Reads the plan (it must stay unchanged until the step is done) and divides attention's work.
+  // --- one step
+  // ------------------------------------------------------------------------------------------------ Reads
+  // the plan (it must stay unchanged until the step is done) and divides attention's work.
   virtual Status BeginStep(const StepPlan& plan, const AttentionSpec& spec) = 0;
   // The plan's copies, then its clears, in every layer.
   virtual Status CopyAndClearPages(const CopyPagesParams& params) = 0;

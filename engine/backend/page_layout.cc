@@ -7,7 +7,8 @@
 namespace t6 {
 
 float AttentionSpec::logit_scale() const {
-  // Q = A_Q B_Q / R_Q and K = A_K B_K / R_K (arXiv 2501.06425, eq. 3.1); one-hot heads pick one rank, no mean.
+  // Q = A_Q B_Q / R_Q and K = A_K B_K / R_K (arXiv 2501.06425, eq. 3.1); one-hot heads pick one rank, no
+  // mean.
   double scale = 1.0 / std::sqrt(static_cast<double>(head_dim));
   if (!full_query && q.a != HeadFactor::kOneHot) scale /= q.rank;
   if (k.a != HeadFactor::kOneHot) scale /= k.rank;

@@ -1,6 +1,6 @@
-// The bytes of a page: 64 tokens of one layer, as a table of parts. The same on every tier (device, host, disk).
-// For T6:  B_K [R_K][64][d] | A_K [R_K][h][64] | B_V [R_V][64][d] | A_V [R_V][h][64]
-// B_K is stored rotated. A is token-minor, so that each (rank, head) row is 64 numbers whatever the head count.
+// The bytes of a page: 64 tokens of one layer, as a table of parts. The same on every tier (device, host,
+// disk). For T6:  B_K [R_K][64][d] | A_K [R_K][h][64] | B_V [R_V][64][d] | A_V [R_V][h][64] B_K is stored
+// rotated. A is token-minor, so that each (rank, head) row is 64 numbers whatever the head count.
 #pragma once
 
 #include <cstddef>
@@ -17,12 +17,12 @@ enum class PartName : uint8_t { kBK, kAK, kBV, kAV };
 
 struct PagePart {
   PartName name;
-  int ranks;         // R
-  int rows;          // rows of one rank: 64 (B: one a token) or h (A: one a head)
-  int width;         // numbers in a row: d (B) or 64 (A)
+  int ranks;  // R
+  int rows;   // rows of one rank: 64 (B: one a token) or h (A: one a head)
+  int width;  // numbers in a row: d (B) or 64 (A)
   DType dtype;
-  size_t offset;     // bytes from the page's first byte; a multiple of 128
-  size_t bytes;      // padded to a multiple of 128
+  size_t offset;  // bytes from the page's first byte; a multiple of 128
+  size_t bytes;   // padded to a multiple of 128
 };
 
 class PageLayout {

@@ -41,52 +41,54 @@ struct RmsNorm {
 
 // out = epilogue(norm(in) W^T). in and out must not overlap.
 struct ProjectParams {
-  const float* in = nullptr;            // [n_in_rows, k]
-  const int32_t* row_index = nullptr;   // [n_rows] rows of `in` to take, or null: the first n_rows
+  const float* in = nullptr;           // [n_in_rows, k]
+  const int32_t* row_index = nullptr;  // [n_rows] rows of `in` to take, or null: the first n_rows
   int n_rows = 0;
   RmsNorm norm;
-  const PackedMatrix* weight = nullptr; // [n, k]
+  const PackedMatrix* weight = nullptr;  // [n, k]
   Epilogue epilogue = Epilogue::kStore;
-  float* out = nullptr;                 // [n_rows, n], or [n_rows, n / 2] for kSwiGlu
+  float* out = nullptr;  // [n_rows, n], or [n_rows, n / 2] for kSwiGlu
 };
 
 struct EmbedParams {
   const void* table = nullptr;  // [vocab, D]
   DType dtype = DType::kF32;
-  int width = 0;                // D
-  float* out = nullptr;         // [n_rows, D]; token ids come from the plan
+  int width = 0;         // D
+  float* out = nullptr;  // [n_rows, D]; token ids come from the plan
 };
 
-// One layer's slice of the cache, and what is needed to find a page in it: base + page id * layout.page_bytes().
+// One layer's slice of the cache, and what is needed to find a page in it: base + page id *
+// layout.page_bytes().
 struct LayerPages {
   uint8_t* base = nullptr;
   const PageLayout* layout = nullptr;
   int32_t n_pages = 0;
 };
 
-// Rotates B_K (not B_Q: see TpaAttentionParams) and writes the step's key and value factors to the plan's slots.
+// Rotates B_K (not B_Q: see TpaAttentionParams) and writes the step's key and value factors to the plan's
+// slots.
 struct StoreFactorsParams {
   const AttentionSpec* spec = nullptr;
-  const float* qkv = nullptr;   // [n_rows, spec.qkv_elements()], order A_Q B_Q A_K B_K A_V B_V
-  const float* cos = nullptr;   // [max_positions, rotary_dim / 2]
-  const float* sin = nullptr;   // [max_positions, rotary_dim / 2]
+  const float* qkv = nullptr;  // [n_rows, spec.qkv_elements()], order A_Q B_Q A_K B_K A_V B_V
+  const float* cos = nullptr;  // [max_positions, rotary_dim / 2]
+  const float* sin = nullptr;  // [max_positions, rotary_dim / 2]
   LayerPages pages;
 };
 
-// out = softmax(Q K^T) V per head, causal by the plan's positions; Q is formed from its factors, B_Q rotated here.
-// y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos, over the two halves of rotary_dim.
+// out = softmax(Q K^T) V per head, causal by the plan's positions; Q is formed from its factors, B_Q rotated
+// here. y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos, over the two halves of rotary_dim.
 struct TpaAttentionParams {
   const AttentionSpec* spec = nullptr;
-  const float* qkv = nullptr;              // as above
+  const float* qkv = nullptr;  // as above
   const float* cos = nullptr;
   const float* sin = nullptr;
   LayerPages pages;
-  const float* head_norm_weight = nullptr; // [d] when spec.head_norm
-  float* out = nullptr;                    // [n_rows, h * d]
+  const float* head_norm_weight = nullptr;  // [d] when spec.head_norm
+  float* out = nullptr;                     // [n_rows, h * d]
 };
 
 struct CopyPagesParams {
-  uint8_t* base = nullptr;      // [n_layers][n_pages][page_bytes]
+  uint8_t* base = nullptr;  // [n_layers][n_pages][page_bytes]
   const PageLayout* layout = nullptr;
   int32_t n_layers = 0;
   int32_t n_pages = 0;
@@ -95,7 +97,7 @@ struct CopyPagesParams {
 struct SampleParams {
   const float* logits = nullptr;  // [n_outputs, vocab]; the plan's sampling rows say what to do with each
   int vocab = 0;
-  int n_text_tokens = 0;          // ids from here up have no text and are never sampled
+  int n_text_tokens = 0;  // ids from here up have no text and are never sampled
 };
 
 }  // namespace t6

@@ -1,4 +1,5 @@
-// T6_CHECK: for what is impossible unless this program is wrong. Never for input or the environment (see status.h).
+// T6_CHECK: for what is impossible unless this program is wrong. Never for input or the environment (see
+// status.h).
 #pragma once
 
 #include <fmt/format.h>
@@ -8,7 +9,8 @@
 
 namespace t6::internal {
 
-[[noreturn]] inline void CheckFailed(const char* file, int line, const char* condition, const std::string& detail) {
+[[noreturn]] inline void CheckFailed(const char* file, int line, const char* condition,
+                                     const std::string& detail) {
   std::fprintf(stderr, "%s:%d: T6_CHECK(%s) failed%s%s\n", file, line, condition, detail.empty() ? "" : ": ",
                detail.c_str());
   std::abort();
@@ -17,9 +19,9 @@ namespace t6::internal {
 }  // namespace t6::internal
 
 // T6_CHECK(cond) or T6_CHECK(cond, "page {} is free", id).
-#define T6_CHECK(condition, ...)                                                                 \
-  do {                                                                                           \
-    if (!(condition)) [[unlikely]]                                                               \
+#define T6_CHECK(condition, ...)                                                                \
+  do {                                                                                          \
+    if (!(condition)) [[unlikely]]                                                              \
       ::t6::internal::CheckFailed(__FILE__, __LINE__, #condition, fmt::format("" __VA_ARGS__)); \
   } while (0)
 

@@ -70,7 +70,8 @@ inline Status Annotate(const Status& status, std::string_view where) {
     }                                         \
   } while (0)
 
-#define T6_ASSIGN_OR_RETURN(lhs, expr) T6_ASSIGN_OR_RETURN_IMPL(T6_STATUS_CONCAT(_statusor_, __LINE__), lhs, expr)
+#define T6_ASSIGN_OR_RETURN(lhs, expr) \
+  T6_ASSIGN_OR_RETURN_IMPL(T6_STATUS_CONCAT(_statusor_, __LINE__), lhs, expr)
 #define T6_ASSIGN_OR_RETURN_IMPL(tmp, lhs, expr) \
   auto tmp = (expr);                             \
   if (!tmp.ok()) return tmp.status();            \

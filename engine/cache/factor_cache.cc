@@ -5,8 +5,8 @@
 
 namespace t6 {
 
-StatusOr<std::unique_ptr<FactorCache>> FactorCache::Create(Backend* backend, const PageLayout& layout, int n_layers,
-                                                           int n_pages) {
+StatusOr<std::unique_ptr<FactorCache>> FactorCache::Create(Backend* backend, const PageLayout& layout,
+                                                           int n_layers, int n_pages) {
   std::unique_ptr<FactorCache> cache(new FactorCache(backend, layout, n_layers, n_pages));
   const size_t bytes = static_cast<size_t>(n_layers) * static_cast<size_t>(n_pages) * layout.page_bytes();
   T6_ASSIGN_OR_RETURN(cache->memory_, backend->Allocate(bytes));

@@ -1,5 +1,5 @@
-// The bytes of the factor pages, of every layer: [n_layers][n_pages][page_bytes] on the device. One page id names the
-// same slot in every layer. Owns the memory; which page holds what is the cache manager's affair.
+// The bytes of the factor pages, of every layer: [n_layers][n_pages][page_bytes] on the device. One page id
+// names the same slot in every layer. Owns the memory; which page holds what is the cache manager's affair.
 #pragma once
 
 #include <memory>
@@ -11,8 +11,8 @@ namespace t6 {
 class FactorCache {
  public:
   // RESOURCE_EXHAUSTED when the device cannot give n_layers * n_pages * page_bytes.
-  static StatusOr<std::unique_ptr<FactorCache>> Create(Backend* backend, const PageLayout& layout, int n_layers,
-                                                       int n_pages);
+  static StatusOr<std::unique_ptr<FactorCache>> Create(Backend* backend, const PageLayout& layout,
+                                                       int n_layers, int n_pages);
 
   const PageLayout& layout() const { return layout_; }
   int n_pages() const { return n_pages_; }

@@ -34,11 +34,13 @@ size_t T6Model::WeightBytes(const ModelSpec& spec, DType compute, int max_contex
 
 size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits) {
   const size_t row = static_cast<size_t>(spec.width) + spec.attention.qkv_elements() + HiddenWidth(spec);
-  return (row * limits.max_rows + (static_cast<size_t>(spec.vocab_size) + 1) * limits.max_outputs) * sizeof(float);
+  return (row * limits.max_rows + (static_cast<size_t>(spec.vocab_size) + 1) * limits.max_outputs) *
+         sizeof(float);
 }
 
-StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSpec& spec, const TensorSource& tensors,
-                                                 DType compute, const StepLimits& limits,
+StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSpec& spec,
+                                                 const TensorSource& tensors, DType compute,
+                                                 const StepLimits& limits,
                                                  const std::function<void(double)>& progress) {
   std::unique_ptr<T6Model> model(new T6Model(backend, spec));
   T6_RETURN_IF_ERROR(model->LoadWeights(tensors, compute, progress));
@@ -48,7 +50,8 @@ StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSp
   return model;
 }
 
-Status T6Model::LoadWeights(const TensorSource& tensors, DType compute, const std::function<void(double)>& progress) {
+Status T6Model::LoadWeights(const TensorSource& tensors, DType compute,
+                            const std::function<void(double)>& progress) {
   layers_.resize(spec_.n_layers);
   for (int i = 0; i < spec_.n_layers; ++i) {
     T6_RETURN_IF_ERROR(LoadLayer(tensors, compute, i));
@@ -91,7 +94,8 @@ Status T6Model::LoadLayer(const TensorSource& tensors, DType compute, int index)
     std::vector<float> values(weight.n_elements());
     ConvertToFloat(weight.data, weight.dtype, weight.n_elements(), values.data());
     T6_ASSIGN_OR_RETURN(layer.head_norm, backend_->Allocate(values.size() * sizeof(float)));
-    T6_RETURN_IF_ERROR(backend_->Upload(layer.head_norm->data(), values.data(), values.size() * sizeof(float)));
+    T6_RETURN_IF_ERROR(
+        backend_->Upload(layer.head_norm->data(), values.data(), values.size() * sizeof(float)));
   }
   return {};
 }
@@ -107,7 +111,9 @@ Status T6Model::LoadRope(int max_context) {
 }
 
 Status T6Model::AllocateActivations(const StepLimits& limits) {
-  const auto floats = [&](size_t rows, size_t width) { return backend_->Allocate(rows * width * sizeof(float)); };
+  const auto floats = [&](size_t rows, size_t width) {
+    return backend_->Allocate(rows * width * sizeof(float));
+  };
   T6_ASSIGN_OR_RETURN(x_, floats(limits.max_rows, spec_.width));
   T6_ASSIGN_OR_RETURN(qkv_, floats(limits.max_rows, spec_.attention.qkv_elements()));
   T6_ASSIGN_OR_RETURN(hidden_, floats(limits.max_rows, HiddenWidth(spec_)));
@@ -118,8 +124,7 @@ Status T6Model::AllocateActivations(const StepLimits& limits) {
 
 Status T6Model::Forward(const StepPlan& plan, FactorCache& cache) {
   T6_RETURN_IF_ERROR(cache.CopyAndClear());
-  T6_RETURN_IF_ERROR(
-      backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
+  T6_RETURN_IF_ERROR(backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
   for (int i = 0; i < spec_.n_layers; ++i) {
     T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i)));
   }
@@ -137,28 +142,40 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
   const float* sin = sin_->as<float>();
   const AttentionSpec* attention = &spec_.attention;
 
-  T6_RETURN_IF_ERROR(backend_->Project(
-      {.in = x, .n_rows = rows, .norm = norm, .weight = layer.qkv.get(), .epilogue = Epilogue::kStore, .out = qkv}));
+  T6_RETURN_IF_ERROR(backend_->Project({.in = x,
+                                        .n_rows = rows,
+                                        .norm = norm,
+                                        .weight = layer.qkv.get(),
+                                        .epilogue = Epilogue::kStore,
+                                        .out = qkv}));
   T6_RETURN_IF_ERROR(
       backend_->StoreFactors({.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages}));
-  T6_RETURN_IF_ERROR(backend_->TpaAttention(
-      {.spec = attention,
-       .qkv = qkv,
-       .cos = cos,
-       .sin = sin,
-       .pages = pages,
-       .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
-       .out = hidden}));
-  T6_RETURN_IF_ERROR(backend_->Project(
-      {.in = hidden, .n_rows = rows, .weight = layer.attn_out.get(), .epilogue = Epilogue::kAdd, .out = x}));
+  T6_RETURN_IF_ERROR(
+      backend_->TpaAttention({.spec = attention,
+                              .qkv = qkv,
+                              .cos = cos,
+                              .sin = sin,
+                              .pages = pages,
+                              .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
+                              .out = hidden}));
+  T6_RETURN_IF_ERROR(backend_->Project({.in = hidden,
+                                        .n_rows = rows,
+                                        .norm = {},
+                                        .weight = layer.attn_out.get(),
+                                        .epilogue = Epilogue::kAdd,
+                                        .out = x}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = x,
                                         .n_rows = rows,
                                         .norm = norm,
                                         .weight = layer.gate_up.get(),
                                         .epilogue = Epilogue::kSwiGlu,
                                         .out = hidden}));
-  return backend_->Project(
-      {.in = hidden, .n_rows = rows, .weight = layer.mlp_out.get(), .epilogue = Epilogue::kAdd, .out = x});
+  return backend_->Project({.in = hidden,
+                            .n_rows = rows,
+                            .norm = {},
+                            .weight = layer.mlp_out.get(),
+                            .epilogue = Epilogue::kAdd,
+                            .out = x});
 }
 
 Status T6Model::Logits(const StepPlan& plan) {

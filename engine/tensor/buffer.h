@@ -1,4 +1,5 @@
-// Host memory that owns itself: aligned to 64 bytes (2 MiB and huge pages when large), zeroed, freed when destroyed.
+// Host memory that owns itself: aligned to 64 bytes (2 MiB and huge pages when large), zeroed, freed when
+// destroyed.
 #pragma once
 
 #include <cstddef>

@@ -16,7 +16,9 @@ std::string TensorView::ShapeString() const { return fmt::format("[{}]", fmt::jo
 
 void ConvertToFloat(const void* src, DType type, int64_t n, float* dst) {
   switch (type) {
-    case DType::kF32: std::memcpy(dst, src, static_cast<size_t>(n) * 4); return;
+    case DType::kF32:
+      std::memcpy(dst, src, static_cast<size_t>(n) * 4);
+      return;
     case DType::kBF16: {
       const auto* s = static_cast<const bf16*>(src);
       for (int64_t i = 0; i < n; ++i) dst[i] = ToFloat(s[i]);
@@ -27,7 +29,8 @@ void ConvertToFloat(const void* src, DType type, int64_t n, float* dst) {
       for (int64_t i = 0; i < n; ++i) dst[i] = ToFloat(s[i]);
       return;
     }
-    case DType::kI32: break;
+    case DType::kI32:
+      break;
   }
   T6_CHECK(false, "no conversion from {}", NameOf(type));
 }

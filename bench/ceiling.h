@@ -1,0 +1,64 @@
+// What the machine can do, measured in the same run as the figures that are held against it.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "engine/base/check.h"
+#include "engine/tensor/buffer.h"
+
+namespace t6::bench {
+
+inline double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+inline double Median(std::vector<double> values) {
+  T6_CHECK(!values.empty());
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+// Bytes a second at which `threads` threads read a buffer of `bytes` again and again, each its own part: the
+// median of many passes. A buffer that fits a cache is read from that cache, as a small model's weights are.
+inline double ReadBandwidth(size_t bytes, int threads) {
+  auto buffer = HostBuffer::Allocate(bytes);
+  T6_CHECK(buffer.ok());
+  for (size_t i = 0; i < bytes; i += 64) buffer->data()[i] = static_cast<uint8_t>(i);
+  const size_t part = bytes / threads / 512 * 512;
+  const int passes = static_cast<int>(std::clamp<size_t>((size_t{4} << 30) / bytes, 8, 400));
+  std::atomic<int> arrived{0};
+  std::vector<std::vector<double>> times(threads);
+  const auto work = [&](int worker) {
+    const auto* first = reinterpret_cast<const uint64_t*>(buffer->data() + part * worker);
+    uint64_t sums[64] = {};
+    for (int pass = 0; pass < passes; ++pass) {
+      arrived.fetch_add(1);
+      while (arrived.load(std::memory_order_relaxed) < threads * (pass + 1)) {
+      }
+      const double start = Seconds();
+      for (size_t i = 0; i < part / 8; i += 64) {
+        for (int j = 0; j < 64; ++j) sums[j] += first[i + j];
+      }
+      times[worker].push_back(Seconds() - start);
+    }
+    volatile uint64_t sink = sums[0] + sums[33];
+    (void)sink;
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work, i);
+  work(0);
+  for (std::thread& t : others) t.join();
+  std::vector<double> slowest(passes);
+  for (int pass = 0; pass < passes; ++pass) {
+    for (int w = 0; w < threads; ++w) slowest[pass] = std::max(slowest[pass], times[w][pass]);
+  }
+  return static_cast<double>(part) * threads / Median(slowest);
+}
+
+}  // namespace t6::bench

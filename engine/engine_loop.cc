@@ -1,0 +1,171 @@
+#include "engine/engine_loop.h"
+
+#include <utility>
+
+namespace t6 {
+
+EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunner* runner,
+                       EngineMetrics* metrics, const Clock* clock)
+    : config_(config),
+      info_(std::move(info)),
+      runner_(runner),
+      metrics_(metrics),
+      clock_(clock),
+      cache_(info_.memory.n_pages, config.cache_key),
+      scheduler_(config.scheduler, &cache_, metrics, clock) {
+  metrics_->SetCacheConfig(kPageTokens, info_.memory.n_pages);
+  PublishState();
+  thread_ = std::thread([this] { Loop(); });
+}
+
+EngineLoop::~EngineLoop() {
+  {
+    absl::MutexLock lock(&mutex_);
+    admitting_ = false;
+    inbox_.stop = true;
+  }
+  thread_.join();
+}
+
+Status EngineLoop::CheckRequest(const GenerationRequest& request) const {
+  if (request.prompt.empty()) return InvalidArgument("the prompt has no tokens; send at least one");
+  for (size_t i = 0; i < request.prompt.size(); ++i) {
+    const int32_t id = request.prompt[i];
+    if (id < 0 || id >= info_.vocab_size) {
+      return InvalidArgument("token id {} at position {} of the prompt is outside the vocabulary of {}", id,
+                             i, info_.vocab_size);
+    }
+  }
+  return scheduler_.Check(request);
+}
+
+StatusOr<std::shared_ptr<EventStream>> EngineLoop::Submit(GenerationRequest request) {
+  T6_RETURN_IF_ERROR(CheckRequest(request));
+  auto stream = std::make_shared<EventStream>(next_id_.fetch_add(1, std::memory_order_relaxed));
+  const int64_t n_tokens = static_cast<int64_t>(request.prompt.size());
+  absl::MutexLock lock(&mutex_);
+  if (!health_.ok()) return Unavailable("the engine has failed: {}", MessageOf(health_));
+  if (!admitting_) return Unavailable("the server is shutting down");
+  const int64_t queued = stats_.waiting + static_cast<int64_t>(inbox_.submissions.size());
+  if (queued >= config_.max_queued_requests) {
+    return ResourceExhausted("{} requests are waiting, the most that --max-queued-requests allows", queued);
+  }
+  const int64_t queued_tokens = waiting_tokens_ + inbox_.tokens;
+  if (queued > 0 && queued_tokens + n_tokens > config_.max_queued_tokens) {
+    return ResourceExhausted("{} prompt tokens are waiting; {} more would exceed the bound of {}",
+                             queued_tokens, n_tokens, config_.max_queued_tokens);
+  }
+  inbox_.tokens += n_tokens;
+  inbox_.submissions.push_back({std::move(request), stream});
+  return stream;
+}
+
+void EngineLoop::Post(Order order) {
+  absl::MutexLock lock(&mutex_);
+  inbox_.orders.push_back(order);
+}
+
+void EngineLoop::StopAdmission() {
+  absl::MutexLock lock(&mutex_);
+  admitting_ = false;
+}
+
+bool EngineLoop::Drain(absl::Time deadline) {
+  absl::MutexLock lock(&mutex_);
+  return mutex_.AwaitWithDeadline(absl::Condition(this, &EngineLoop::IsIdle), deadline);
+}
+
+EngineStats EngineLoop::stats() const {
+  absl::MutexLock lock(&mutex_);
+  return stats_;
+}
+
+Status EngineLoop::health() const {
+  absl::MutexLock lock(&mutex_);
+  return health_;
+}
+
+EngineLoop::Inbox EngineLoop::TakeInbox() {
+  absl::MutexLock lock(&mutex_);
+  if (scheduler_.idle()) mutex_.Await(absl::Condition(this, &EngineLoop::HasInbox));
+  // Between taking the inbox and publishing the new state the engine is not idle, or Drain would see a gap.
+  if (!inbox_.empty()) idle_ = false;
+  return std::exchange(inbox_, Inbox{});
+}
+
+void EngineLoop::Apply(Inbox inbox) {
+  for (Submission& submission : inbox.submissions) {
+    auto stream = submission.stream;
+    if (Status status = scheduler_.Add(std::move(submission.request), std::move(submission.stream));
+        !status.ok()) {
+      TokenEvent event;
+      event.finish = FinishReason::kError;
+      event.status = std::move(status);
+      stream->Push(std::move(event));
+    }
+  }
+  for (const Order& order : inbox.orders) {
+    switch (order.command) {
+      case Command::kCancel:
+        scheduler_.Cancel(order.id);
+        break;
+      case Command::kFinish:
+        scheduler_.Finish(order.id);
+        break;
+      case Command::kClearPrefixes:
+        cache_.Clear();
+        break;
+    }
+  }
+}
+
+// Depth one: a step is committed before the next one is planned. A device that computes asynchronously plans
+// in between.
+void EngineLoop::Loop() {
+  while (true) {
+    Inbox inbox = TakeInbox();
+    const bool stop = inbox.stop;
+    Apply(std::move(inbox));
+    if (stop) {
+      scheduler_.FailAll(Status(absl::StatusCode::kCancelled, "the server stopped"));
+      PublishState();
+      return;
+    }
+    const absl::Time planned_at = absl::Now();
+    if (scheduler_.Plan(&plan_)) {
+      if (Status status = RunStep(planned_at); !status.ok()) Fail(status);
+    }
+    PublishState();
+  }
+}
+
+Status EngineLoop::RunStep(absl::Time planned_at) {
+  const absl::Time launched_at = absl::Now();
+  T6_RETURN_IF_ERROR(runner_->Launch(plan_));
+  T6_ASSIGN_OR_RETURN(const StepResult result, runner_->Wait());
+  const absl::Time done_at = absl::Now();
+  scheduler_.Commit(result, done_at - launched_at);
+  metrics_->step_plan_seconds.Increment(absl::ToDoubleSeconds(launched_at - planned_at));
+  metrics_->step_forward_seconds.Increment(absl::ToDoubleSeconds(done_at - launched_at));
+  metrics_->step_commit_seconds.Increment(absl::ToDoubleSeconds(absl::Now() - done_at));
+  return {};
+}
+
+void EngineLoop::Fail(const Status& status) {
+  scheduler_.FailAll(status);
+  absl::MutexLock lock(&mutex_);
+  health_ = status;
+}
+
+void EngineLoop::PublishState() {
+  absl::MutexLock lock(&mutex_);
+  stats_.running = scheduler_.n_running();
+  stats_.waiting = scheduler_.n_waiting();
+  stats_.pages_total = cache_.n_pages();
+  stats_.pages_held = cache_.n_held();
+  stats_.pages_cached = cache_.n_cached();
+  waiting_tokens_ = scheduler_.n_waiting_tokens();
+  idle_ = scheduler_.idle();
+}
+
+}  // namespace t6
