@@ -1,0 +1,166 @@
+#include "engine/backend/cpu/tpa_attention.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "engine/backend/cpu/tpa_attention_impl.h"
+#include "engine/backend/cpu/tpa_attention_store.h"
+#include "engine/backend/cpu/tpa_attention_tasks.h"
+#include "engine/base/check.h"
+
+namespace t6::cpu {
+namespace {
+
+constexpr size_t kSlotBytes = size_t{16} << 20;  // partials of one wave, at least
+constexpr int kStoreRows = 32;                   // rows of one task of Store and of rotation
+
+struct FreeBytes {
+  void operator()(void* p) const { std::free(p); }
+};
+using Bytes = std::unique_ptr<uint8_t, FreeBytes>;
+
+size_t RoundUp(size_t x, size_t step) { return (x + step - 1) / step * step; }
+
+// Zeroed, so that rows that only pad a product hold numbers.
+Bytes AllocateBytes(size_t n) {
+  n = RoundUp(std::max<size_t>(n, 1), 128);
+  void* p = std::aligned_alloc(128, n);
+  if (p != nullptr) std::fill_n(static_cast<uint8_t*>(p), n, uint8_t{0});
+  return Bytes(static_cast<uint8_t*>(p));
+}
+
+// What Reserve allocates.
+struct Sizes {
+  Sizes(const StepLimits& limits, const AttentionShape& shape, int n_threads) {
+    const size_t splits = limits.max_context / (kSplitPages * kPageTokens) + 1;
+    const size_t slot_bytes = shape.slot_floats * sizeof(float);
+    // Never more than every row needs at once.
+    const size_t all = splits * std::max(limits.max_rows, 1);
+    n_slots = std::max(splits, std::min(all, kSlotBytes / slot_bytes));
+    slots = n_slots * slot_bytes;
+    queries = static_cast<size_t>(limits.max_rows) * shape.n_query_vectors * shape.dp * sizeof(float);
+    scratch = RoundUp(shape.scratch_bytes, 4096);
+    counters = static_cast<size_t>(limits.max_rows) * sizeof(std::atomic<int32_t>);
+    total = slots + queries + scratch * n_threads + counters;
+  }
+  size_t n_slots, slots, queries, scratch, counters, total;
+};
+
+class TpaAttentionImpl final : public TpaAttention {
+ public:
+  TpaAttentionImpl(ThreadPool* pool, const AttentionKernels& f32, const AttentionKernels& bf16)
+      : pool_(pool), f32_(f32), bf16_(bf16) {}
+
+  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
+    return Sizes(limits, AttentionShape(spec), pool_->n_threads()).total;
+  }
+
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec) override {
+    for (const FactorSpec* f : {&spec.k, &spec.v}) {
+      if (f->a != HeadFactor::kContextual || f->b != DimFactor::kContextual) {
+        return Unimplemented("attention on the CPU has no constant or one-hot factors yet");
+      }
+    }
+    const AttentionShape shape(spec);
+    const Sizes sizes(limits, shape, pool_->n_threads());
+    slots_ = AllocateBytes(sizes.slots);
+    queries_ = AllocateBytes(sizes.queries);
+    scratch_ = AllocateBytes(sizes.scratch * pool_->n_threads());
+    if (slots_ == nullptr || queries_ == nullptr || scratch_ == nullptr) {
+      return ResourceExhausted("attention's workspaces of {} bytes cannot be allocated", sizes.total);
+    }
+    waiting_ = std::make_unique<std::atomic<int32_t>[]>(limits.max_rows);
+    scratch_stride_ = sizes.scratch;
+    n_slots_ = static_cast<int>(sizes.n_slots);
+    max_rows_ = limits.max_rows;
+    return absl::OkStatus();
+  }
+
+  void Plan(const StepPlan& plan, const AttentionSpec& spec) override {
+    T6_CHECK(plan.n_rows() <= max_rows_, "{} rows, {} reserved", plan.n_rows(), max_rows_);
+    plan_ = &plan;
+    tasks_.Build(plan, {.n_heads = spec.n_heads,
+                        .n_threads = pool_->n_threads(),
+                        .n_slots = n_slots_,
+                        .max_task_rows = AttentionShape(spec).max_task_rows});
+  }
+
+  void Store(const StoreFactorsParams& params) override {
+    ForRows([&](int begin, int end) { StoreFactorRows(params, *plan_, begin, end); });
+  }
+
+  void Run(const TpaAttentionParams& params) override {
+    const AttentionShape shape(*params.spec);
+    const AttentionKernels& kernels = params.pages.layout->dtype() == DType::kF32 ? f32_ : bf16_;
+    auto* queries = reinterpret_cast<float*>(queries_.get());
+    const AttentionRun run{
+        &kernels, &shape, &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
+        &tasks_};
+    ForRows([&](int begin, int end) { RotateQueries(run, begin, end, queries); });
+    for (int row = 0; row < plan_->n_rows(); ++row)
+      waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
+
+    const auto& expand = tasks_.expand_tasks();
+    for (size_t w = 0; w < tasks_.waves().size(); ++w) {
+      const AttentionWave& wave = tasks_.waves()[w];
+      // Expanded tasks depend on nothing and are long: they go first.
+      const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0;
+      const int n_shared = wave.shared_end - wave.shared_begin;
+      Region(n_shared, [&](int i, int worker) {
+        RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker));
+      });
+      Region(n_expand + wave.own_end - wave.own_begin, [&](int i, int worker) {
+        if (i < n_expand) return RunExpandTask(run, expand[i], Scratch(worker));
+        const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i - n_expand];
+        RunFactorTask(run, task, Scratch(worker));
+        for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
+          // The last of a row's tasks sees what all others wrote.
+          if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
+        }
+      });
+    }
+  }
+
+ private:
+  uint8_t* Scratch(int worker) const { return scratch_.get() + worker * scratch_stride_; }
+
+  // Waking the workers for one task costs more than the task.
+  template <typename Task>
+  void Region(int n_tasks, const Task& task) {
+    if (n_tasks == 1) return task(0, 0);
+    if (n_tasks > 1) pool_->Run(n_tasks, task);
+  }
+
+  template <typename F>
+  void ForRows(const F& f) {
+    const int n_rows = plan_->n_rows();
+    Region((n_rows + kStoreRows - 1) / kStoreRows,
+           [&](int i, int /*worker*/) { f(i * kStoreRows, std::min(n_rows, (i + 1) * kStoreRows)); });
+  }
+
+  ThreadPool* pool_;
+  AttentionKernels f32_, bf16_;
+  AttentionPlan tasks_;
+  const StepPlan* plan_ = nullptr;
+  Bytes slots_, queries_, scratch_;
+  std::unique_ptr<std::atomic<int32_t>[]> waiting_;  // own tasks that each row still waits for
+  size_t scratch_stride_ = 0;
+  int n_slots_ = 0;
+  int max_rows_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<TpaAttention> TpaAttention::Make(ThreadPool* pool) {
+  return MakeTpaAttention(pool, BestAttentionKernels(DType::kF32), BestAttentionKernels(DType::kBF16));
+}
+
+std::unique_ptr<TpaAttention> MakeTpaAttention(ThreadPool* pool, const AttentionKernels& f32,
+                                               const AttentionKernels& bf16) {
+  return std::make_unique<TpaAttentionImpl>(pool, f32, bf16);
+}
+
+}  // namespace t6::cpu

@@ -1,0 +1,377 @@
+// Attention's vector arithmetic with Highway, compiled once for each of its targets (see foreach_target).
+// T is the page's element type: float, or bf16, widened by shifts. Products here are float32.
+// No include guard in the usual sense: Highway's toggle lets each target include it once.
+#if defined(T6_TPA_ATTENTION_KERNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef T6_TPA_ATTENTION_KERNELS_INL_H_
+#undef T6_TPA_ATTENTION_KERNELS_INL_H_
+#else
+#define T6_TPA_ATTENTION_KERNELS_INL_H_
+#endif
+
+#include <hwy/highway.h>
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "engine/backend/cpu/tpa_attention_kernels.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace t6::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Df = hn::CappedTag<float, 16>;  // 16 columns at most, so that 32 are always whole pairs of vectors
+using Vf = hn::Vec<Df>;
+
+HWY_INLINE Vf LoadWide(Df d, const float* p) { return hn::LoadU(d, p); }
+HWY_INLINE Vf LoadWide(Df d, const bf16* p) {
+  const hn::Rebind<uint16_t, Df> d16;
+  const hn::RebindToUnsigned<Df> d32;
+  const auto wide = hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(p)));
+  return hn::BitCast(d, hn::ShiftLeft<16>(wide));
+}
+
+// 2^x for x <= 0 to a relative error of 1e-7; 2^-126 for anything smaller. The polynomial is minimax on
+// [-1/2, 1/2].
+HWY_INLINE Vf Exp2(Df d, Vf x) {
+  const hn::RebindToSigned<Df> di;
+  x = hn::Max(x, hn::Set(d, -126.0f));
+  const Vf whole = hn::Round(x);
+  const Vf f = hn::Sub(x, whole);
+  Vf y = hn::Set(d, 1.559467747e-4f);
+  y = hn::MulAdd(y, f, hn::Set(d, 1.340664390e-3f));
+  y = hn::MulAdd(y, f, hn::Set(d, 9.617692975e-3f));
+  y = hn::MulAdd(y, f, hn::Set(d, 5.550310551e-2f));
+  y = hn::MulAdd(y, f, hn::Set(d, 2.402265278e-1f));
+  y = hn::MulAdd(y, f, hn::Set(d, 6.931472150e-1f));
+  y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
+  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, y), exponent));
+}
+
+inline float Exp2(float x) {
+  const Df d;
+  return hn::GetLane(Exp2(d, hn::Set(d, x)));
+}
+
+HWY_INLINE hn::Mask<Df> Below(Df d, int first, int end) {
+  return hn::Lt(hn::Iota(d, static_cast<float>(first)), hn::Set(d, static_cast<float>(end)));
+}
+
+inline void Scale(float* x, int n, float factor) {
+  const Df d;
+  for (int i = 0; i < n; i += static_cast<int>(hn::Lanes(d))) {
+    hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)), d, x + i);
+  }
+}
+
+// --- products
+// ------------------------------------------------------------------------------------------------------
+
+template <int kRows>
+void GemmRows(const GemmArgs& g, int row) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const float* a = static_cast<const float*>(g.a) + static_cast<size_t>(row) * g.lda;
+  for (int n = 0; n < g.n; n += 2 * lanes) {
+    const float* b = static_cast<const float*>(g.b) + n;
+    float* c = g.c + static_cast<size_t>(row) * g.ldc + n;
+    Vf s0[kRows], s1[kRows];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      s0[r] = g.accumulate ? hn::LoadU(d, c + r * g.ldc) : hn::Zero(d);
+      s1[r] = g.accumulate ? hn::LoadU(d, c + r * g.ldc + lanes) : hn::Zero(d);
+    }
+    for (int k = 0; k < g.k; ++k) {
+      const Vf b0 = hn::LoadU(d, b), b1 = hn::LoadU(d, b + lanes);
+      b += g.ldb;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Vf x = hn::Set(d, a[r * g.lda + k]);
+        s0[r] = hn::MulAdd(x, b0, s0[r]);
+        s1[r] = hn::MulAdd(x, b1, s1[r]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      hn::StoreU(s0[r], d, c + r * g.ldc);
+      hn::StoreU(s1[r], d, c + r * g.ldc + lanes);
+    }
+  }
+}
+
+// As many rows as registers allow: two sums a row, two vectors of b, one broadcast.
+constexpr int kMaxRows = HWY_MAX_BYTES >= 64 ? 14 : 6;
+
+template <int... kRows>
+void GemmBlock(const GemmArgs& g, int row, int n_rows, std::integer_sequence<int, kRows...>) {
+  using Block = void (*)(const GemmArgs&, int);
+  static constexpr Block kBlocks[] = {GemmRows<kRows + 1>...};
+  kBlocks[n_rows - 1](g, row);
+}
+
+void GemmF32(const GemmArgs& g) {
+  const int n_blocks = (g.m + kMaxRows - 1) / kMaxRows;
+  for (int i = 0; i < n_blocks; ++i) {
+    const int begin = g.m * i / n_blocks, end = g.m * (i + 1) / n_blocks;
+    GemmBlock(g, begin, end - begin, std::make_integer_sequence<int, kMaxRows>());
+  }
+}
+
+// --- packing
+// -------------------------------------------------------------------------------------------------------
+
+// Transposes [64][stride] by blocks of 4 x 4: n_columns of it -> [n_columns][64].
+inline void Transpose(const float* in, int stride, int n_columns, float* out) {
+#if HWY_TARGET == HWY_SCALAR
+  for (int c = 0; c < n_columns; ++c) {
+    for (int t = 0; t < 64; ++t) out[c * 64 + t] = in[static_cast<size_t>(t) * stride + c];
+  }
+#else
+  const hn::CappedTag<float, 4> d;
+  const hn::Repartition<uint64_t, decltype(d)> d64;
+  const auto low = [&](auto x, auto y) { return hn::InterleaveLower(d, x, y); };
+  const auto high = [&](auto x, auto y) { return hn::InterleaveUpper(d, x, y); };
+  const auto low64 = [&](auto x, auto y) {
+    return hn::BitCast(d, hn::InterleaveLower(d64, hn::BitCast(d64, x), hn::BitCast(d64, y)));
+  };
+  const auto high64 = [&](auto x, auto y) {
+    return hn::BitCast(d, hn::InterleaveUpper(d64, hn::BitCast(d64, x), hn::BitCast(d64, y)));
+  };
+  for (int c = 0; c < n_columns; c += 4) {
+    for (int t = 0; t < 64; t += 4) {
+      const float* p = in + static_cast<size_t>(t) * stride + c;
+      const auto r0 = hn::LoadU(d, p), r1 = hn::LoadU(d, p + stride);
+      const auto r2 = hn::LoadU(d, p + 2 * stride), r3 = hn::LoadU(d, p + 3 * stride);
+      float* q = out + c * 64 + t;
+      hn::StoreU(low64(low(r0, r1), low(r2, r3)), d, q);
+      hn::StoreU(high64(low(r0, r1), low(r2, r3)), d, q + 64);
+      hn::StoreU(low64(high(r0, r1), high(r2, r3)), d, q + 128);
+      hn::StoreU(high64(high(r0, r1), high(r2, r3)), d, q + 192);
+    }
+  }
+#endif
+}
+
+const void* PackFloatKeys(const float* rows, int dp, void* buffer) {
+  Transpose(rows, dp, dp, static_cast<float*>(buffer));
+  return buffer;
+}
+
+const void* PackFloatValues(const float* rows, int /*dp*/, void* /*buffer*/) { return rows; }
+
+const void* KeepFloats(const float* in, size_t /*n*/, void* /*buffer*/) { return in; }
+
+template <typename T>
+const void* PackKeys(const void* rows, int dp, void* buffer) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  if constexpr (sizeof(T) == sizeof(float)) return PackFloatKeys(static_cast<const float*>(rows), dp, buffer);
+  for (int c = 0; c < dp; c += 32) {
+    alignas(64) float wide[64 * 32];
+    for (int t = 0; t < 64; ++t) {
+      for (int i = 0; i < 32; i += lanes) {
+        hn::StoreU(LoadWide(d, static_cast<const T*>(rows) + t * dp + c + i), d, wide + t * 32 + i);
+      }
+    }
+    Transpose(wide, 32, 32, static_cast<float*>(buffer) + c * 64);
+  }
+  return buffer;
+}
+
+template <typename T>
+const void* PackValues(const void* rows, int dp, void* buffer) {
+  if constexpr (sizeof(T) == sizeof(float)) return rows;
+  const Df d;
+  auto* out = static_cast<float*>(buffer);
+  for (int i = 0; i < 64 * dp; i += static_cast<int>(hn::Lanes(d))) {
+    hn::StoreU(LoadWide(d, static_cast<const T*>(rows) + i), d, out + i);
+  }
+  return buffer;
+}
+
+// --- scores, softmax, weights
+// --------------------------------------------------------------------------------------
+
+template <typename T>
+void Score(const ScoreArgs& s) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  constexpr int kVectors = 4;
+  for (int i = 0; i < s.n_rows; ++i) {
+    for (int head = 0; head < s.n_heads; ++head) {
+      float* logits = s.logits + (static_cast<size_t>(i) * s.n_heads + head) * 64;
+      for (int t = 0; t < 64; t += kVectors * lanes) {
+        Vf sum[kVectors];
+        for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
+        for (int r = 0; r < s.rank_k; ++r) {
+          const T* ak = static_cast<const T*>(s.ak) + (static_cast<size_t>(r) * s.n_heads + head) * 64 + t;
+          const float* p = s.products + static_cast<size_t>(r) * s.product_rows * 64 + t;
+          Vf dot[kVectors];
+          if (s.aq == nullptr) {
+            p += (static_cast<size_t>(i) * s.n_heads + head) * 64;
+            for (int v = 0; v < kVectors; ++v) dot[v] = hn::LoadU(d, p + v * lanes);
+          } else {
+            const float* aq = s.aq + i * s.aq_stride + static_cast<size_t>(head) * s.rank_q;
+            p += static_cast<size_t>(i) * s.rank_q * 64;
+            for (int v = 0; v < kVectors; ++v) dot[v] = hn::Zero(d);
+            for (int q = 0; q < s.rank_q; ++q) {
+              const Vf a = hn::Set(d, aq[q]);
+              for (int v = 0; v < kVectors; ++v) dot[v] = hn::MulAdd(a, hn::LoadU(d, p + v * lanes), dot[v]);
+              p += 64;
+            }
+          }
+          for (int v = 0; v < kVectors; ++v) sum[v] = hn::MulAdd(LoadWide(d, ak + v * lanes), dot[v], sum[v]);
+        }
+        for (int v = 0; v < kVectors; ++v) hn::StoreU(sum[v], d, logits + t + v * lanes);
+      }
+    }
+  }
+}
+
+void Softmax(const SoftmaxArgs& s) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = 0; i < s.n; ++i) {
+    float* row = s.logits + static_cast<size_t>(i) * 64;
+    const int visible = HWY_MIN(s.visible[i], s.n_tokens);
+    if (visible <= 0) {
+      for (int t = 0; t < s.n_tokens; t += lanes) hn::StoreU(hn::Zero(d), d, row + t);
+      continue;
+    }
+    // Columns that the row does not see may hold anything, NaN included: they are replaced, never multiplied.
+    for (int t = visible / lanes * lanes; t < s.n_tokens; t += lanes) {
+      const Vf low = hn::Set(d, -HUGE_VALF);
+      hn::StoreU(hn::IfThenElse(Below(d, t, visible), hn::LoadU(d, row + t), low), d, row + t);
+    }
+    Vf most = hn::LoadU(d, row);
+    for (int t = lanes; t < s.n_tokens; t += lanes) most = hn::Max(most, hn::LoadU(d, row + t));
+    const float page_max = hn::GetLane(hn::MaxOfLanes(d, most));
+    if (page_max > s.max[i]) {
+      const float shrink = Exp2(s.max[i] - page_max);
+      s.max[i] = page_max;
+      s.sum[i] *= shrink;
+      Scale(s.out + static_cast<size_t>(i) * s.dp, s.dp, shrink);
+    }
+    const Vf max = hn::Set(d, s.max[i]);
+    Vf sum = hn::Zero(d);
+    for (int t = 0; t < s.n_tokens; t += lanes) {
+      Vf p = Exp2(d, hn::Sub(hn::LoadU(d, row + t), max));
+      if (t + lanes > visible) p = hn::IfThenElseZero(Below(d, t, visible), p);
+      sum = hn::Add(sum, p);
+      hn::StoreU(p, d, row + t);
+    }
+    s.sum[i] += hn::GetLane(hn::SumOfLanes(d, sum));
+  }
+}
+
+template <typename T>
+void Weigh(const WeighArgs& w) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = 0; i < w.n; ++i) {
+    const float* p = w.p + static_cast<size_t>(i) * 64;
+    for (int u = 0; u < w.rank_v; ++u) {
+      const T* av = static_cast<const T*>(w.av) + (static_cast<size_t>(u) * w.n_heads + i % w.n_heads) * 64;
+      float* out = w.weights + (static_cast<size_t>(i) * w.rank_v + u) * 64;
+      for (int t = 0; t < 64; t += lanes) {
+        Vf x = hn::Mul(hn::LoadU(d, p + t), LoadWide(d, av + t));
+        if (t + lanes > w.visible[i]) x = hn::IfThenElseZero(Below(d, t, w.visible[i]), x);
+        hn::StoreU(x, d, out + t);
+      }
+    }
+  }
+}
+
+inline float Widen(float x) { return x; }
+inline float Widen(bf16 x) { return ToFloat(x); }
+
+template <typename T>
+void Expand(const ExpandArgs& e) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int t = 0; t < e.valid; ++t) {
+    for (int c = 0; c < e.dp; c += 2 * lanes) {
+      Vf s0 = hn::Zero(d), s1 = hn::Zero(d);
+      for (int r = 0; r < e.rank; ++r) {
+        const Vf a = hn::Set(d, Widen(static_cast<const T*>(e.a)[(r * e.n_heads + e.head) * 64 + t]));
+        const T* b = static_cast<const T*>(e.b) + (static_cast<size_t>(r) * 64 + t) * e.dp + c;
+        s0 = hn::MulAdd(a, LoadWide(d, b), s0);
+        s1 = hn::MulAdd(a, LoadWide(d, b + lanes), s1);
+      }
+      hn::StoreU(s0, d, e.out + t * e.dp + c);
+      hn::StoreU(s1, d, e.out + t * e.dp + c + lanes);
+    }
+  }
+  if (e.valid < 64) std::memset(e.out + e.valid * e.dp, 0, sizeof(float) * (64 - e.valid) * e.dp);
+}
+
+// --- the end
+// -------------------------------------------------------------------------------------------------------
+
+void Finish(const FinishArgs& f) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int e = 0; e < f.n; ++e) {
+    float* row = f.parts + static_cast<size_t>(e) * f.dp;
+    float max = f.max[e];
+    for (int s = 1; s < f.n_parts; ++s) max = HWY_MAX(max, f.max[s * f.stat_stride + e]);
+    float total = f.sum[e];
+    if (f.n_parts > 1) {
+      const float weight = Exp2(f.max[e] - max);
+      total *= weight;
+      Scale(row, f.dp, weight);
+    }
+    for (int s = 1; s < f.n_parts; ++s) {
+      const float weight = Exp2(f.max[s * f.stat_stride + e] - max);
+      total += weight * f.sum[s * f.stat_stride + e];
+      const float* part = f.parts + s * f.part_stride + static_cast<size_t>(e) * f.dp;
+      for (int c = 0; c < f.dp; c += lanes) {
+        hn::StoreU(hn::MulAdd(hn::Set(d, weight), hn::LoadU(d, part + c), hn::LoadU(d, row + c)), d, row + c);
+      }
+    }
+    Scale(row, f.dp, f.scale / total);
+    float* out = f.out + e * f.out_stride;
+    if (f.norm_weight == nullptr) {
+      std::memcpy(out, row, sizeof(float) * f.d);
+      continue;
+    }
+    Vf squares = hn::Zero(d);  // columns from d on are zeros
+    for (int c = 0; c < f.dp; c += lanes) {
+      const Vf x = hn::LoadU(d, row + c);
+      squares = hn::MulAdd(x, x, squares);
+    }
+    const float mean = hn::GetLane(hn::SumOfLanes(d, squares)) / static_cast<float>(f.d);
+    const float factor = 1.0f / std::sqrt(mean + f.norm_eps);
+    for (int c = 0; c < f.d; ++c) out[c] = row[c] * factor * f.norm_weight[c];
+  }
+}
+
+template <typename T>
+AttentionKernels MakeTable() {
+  AttentionKernels k;
+  k.name = hwy::TargetName(HWY_TARGET);
+  k.page = sizeof(T) == sizeof(float) ? DType::kF32 : DType::kBF16;
+  k.compute = DType::kF32;
+  k.gemm = k.gemm_f32 = GemmF32;
+  k.pack_keys = PackKeys<T>;
+  k.pack_values = PackValues<T>;
+  k.pack_float_keys = PackFloatKeys;
+  k.pack_float_values = PackFloatValues;
+  k.round = KeepFloats;
+  k.score = Score<T>;
+  k.softmax = Softmax;
+  k.weigh = Weigh<T>;
+  k.expand = Expand<T>;
+  k.finish = Finish;
+  return k;
+}
+
+AttentionKernels KernelsF32() { return MakeTable<float>(); }
+AttentionKernels KernelsBf16() { return MakeTable<bf16>(); }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace t6::cpu
+HWY_AFTER_NAMESPACE();
+#endif  // per-target include guard

@@ -1,0 +1,143 @@
+#include "engine/backend/cpu/tpa_attention_plan.h"
+
+#include <algorithm>
+
+#include "engine/backend/attention_spec.h"
+#include "engine/base/check.h"
+
+namespace t6::cpu {
+namespace {
+
+int RowsOf(const StepPlan& plan, int sequence) {
+  return plan.row_begin[sequence + 1] - plan.row_begin[sequence];
+}
+
+// Pages that hold what the sequence's last row attends to.
+int PagesOf(const StepPlan& plan, int sequence) {
+  return plan.positions[plan.row_begin[sequence + 1] - 1] / kPageTokens + 1;
+}
+
+const int32_t* PageIds(const StepPlan& plan, int sequence) {
+  return plan.page_ids.data() + plan.page_begin[sequence];
+}
+
+}  // namespace
+
+void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
+  limits_ = limits;
+  used_slots_ = 0;
+  shared_tasks_.clear(), own_tasks_.clear(), expand_tasks_.clear();
+  waves_.assign(1, {0, 0, 0, 0});
+  slot_.assign(plan.n_rows(), 0), n_splits_.assign(plan.n_rows(), 0), n_own_tasks_.assign(plan.n_rows(), 0);
+
+  size_t next_group = 0;
+  for (int s = 0; s < plan.n_sequences();) {
+    while (next_group < plan.shared_prefixes.size() && plan.shared_prefixes[next_group].first_sequence < s)
+      ++next_group;
+    int group_end = s + 1, shared_pages = 0;
+    if (next_group < plan.shared_prefixes.size() && plan.shared_prefixes[next_group].first_sequence == s) {
+      group_end = std::min(s + plan.shared_prefixes[next_group].n_sequences, plan.n_sequences());
+      shared_pages = plan.shared_prefixes[next_group].n_pages;
+    }
+    while (s < group_end) {
+      if (RowsOf(plan, s) >= kExpandRows) {
+        AddExpandTasks(plan, s++);
+        continue;
+      }
+      int end = s;
+      while (end < group_end && RowsOf(plan, end) < kExpandRows) ++end;
+      AddFactorSequences(plan, s, end, shared_pages);
+      s = end;
+    }
+  }
+  waves_.back().shared_end = static_cast<int32_t>(shared_tasks_.size());
+  waves_.back().own_end = static_cast<int32_t>(own_tasks_.size());
+  std::stable_sort(expand_tasks_.begin(), expand_tasks_.end(),
+                   [](const ExpandTask& a, const ExpandTask& b) { return a.cost > b.cost; });
+}
+
+void AttentionPlan::AddFactorSequences(const StepPlan& plan, int first, int end, int shared_pages) {
+  // Only what every row of the group sees whole is shared.
+  for (int s = first; s < end; ++s) {
+    if (RowsOf(plan, s) > 0)
+      shared_pages = std::min(shared_pages, plan.positions[plan.row_begin[s]] / kPageTokens);
+  }
+  if (end - first == 1) shared_pages = 0;
+  Unit unit{first, first, plan.row_begin[first], plan.row_begin[first], shared_pages};
+  int slots = 0;
+  const auto close = [&] {
+    if (unit.row_end > unit.row) AddUnit(plan, unit);
+    unit.row = unit.row_end;
+    slots = 0;
+  };
+  for (int s = first; s < end; ++s) {
+    if (RowsOf(plan, s) == 0) continue;
+    const int splits = (PagesOf(plan, s) + kSplitPages - 1) / kSplitPages;
+    T6_CHECK(splits <= limits_.n_slots, "{} splits, {} slots", splits, limits_.n_slots);
+    if (shared_pages == 0) close();
+    if (unit.row_end == unit.row) unit.first = s;
+    for (int row = plan.row_begin[s]; row < plan.row_begin[s + 1]; ++row) {
+      if (row - unit.row == limits_.max_task_rows || slots + splits > limits_.n_slots) {
+        close();
+        unit.first = s;
+      }
+      unit.row_end = row + 1, unit.end = s + 1;
+      slots += splits;
+    }
+  }
+  close();
+}
+
+void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
+  int needed = 0;
+  for (int s = unit.first; s < unit.end; ++s) {
+    const int begin = std::max(unit.row, plan.row_begin[s]),
+              end = std::min(unit.row_end, plan.row_begin[s + 1]);
+    if (end > begin) needed += (end - begin) * ((PagesOf(plan, s) + kSplitPages - 1) / kSplitPages);
+  }
+  if (used_slots_ + needed > limits_.n_slots) {
+    const auto shared = static_cast<int32_t>(shared_tasks_.size()),
+               own = static_cast<int32_t>(own_tasks_.size());
+    waves_.back().shared_end = shared, waves_.back().own_end = own;
+    waves_.push_back({shared, shared, own, own});
+    used_slots_ = 0;
+  }
+  for (int page = 0; page < unit.shared_pages; page += kSplitPages) {
+    shared_tasks_.push_back({unit.row, unit.row_end - unit.row, page,
+                             std::min(page + kSplitPages, unit.shared_pages), page / kSplitPages,
+                             PageIds(plan, unit.first), false, true});
+  }
+  for (int s = unit.first; s < unit.end; ++s) {
+    const int begin = std::max(unit.row, plan.row_begin[s]),
+              end = std::min(unit.row_end, plan.row_begin[s + 1]);
+    if (end <= begin) continue;
+    const int n_pages = PagesOf(plan, s), n_splits = (n_pages + kSplitPages - 1) / kSplitPages;
+    const int first_split = unit.shared_pages / kSplitPages;
+    for (int split = first_split; split < n_splits; ++split) {
+      const int page = std::max(split * kSplitPages, unit.shared_pages);
+      own_tasks_.push_back({begin, end - begin, page, std::min((split + 1) * kSplitPages, n_pages), split,
+                            PageIds(plan, s), page > split * kSplitPages, false});
+    }
+    for (int row = begin; row < end; ++row) {
+      slot_[row] = used_slots_, n_splits_[row] = n_splits, n_own_tasks_[row] = n_splits - first_split;
+      used_slots_ += n_splits;
+    }
+  }
+}
+
+void AttentionPlan::AddExpandTasks(const StepPlan& plan, int sequence) {
+  // Enough blocks that heads times blocks keep every thread busy; how rows fall into blocks changes no
+  // result.
+  const int begin = plan.row_begin[sequence], n_rows = RowsOf(plan, sequence);
+  const int wanted = std::max(1, 4 * limits_.n_threads / limits_.n_heads);
+  const int rows = std::clamp((n_rows / wanted + 31) / 32 * 32, 32, kMaxBlockRows);
+  for (int row = 0; row < n_rows; row += rows) {
+    const int block = std::min(rows, n_rows - row);
+    const int64_t pages = plan.positions[begin + row + block - 1] / kPageTokens + 1;
+    for (int head = 0; head < limits_.n_heads; ++head) {
+      expand_tasks_.push_back({head, begin + row, block, PageIds(plan, sequence), pages * (block + 16)});
+    }
+  }
+}
+
+}  // namespace t6::cpu

@@ -1,0 +1,85 @@
+// How one step's attention is divided into tasks. Pure host arithmetic, made once per step.
+//
+// A sequence with few rows is computed from factors, its context cut into splits of kSplitPages pages at
+// absolute positions; each split leaves a partial (sum, maximum, output) in a slot and the row's partials are
+// merged in order. So neither the number of threads nor the rest of the batch can change a result. Where
+// sequences share leading pages, one task computes that part for all their rows; the split in which the
+// shared part ends is then resumed by each sequence's own task, with the state that the shared task left,
+// which gives the same sums as doing it alone. A sequence with many rows is computed head by head from
+// expanded keys and values, one task per head and block of rows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/schedule/step_plan.h"
+
+namespace t6::cpu {
+
+inline constexpr int kSplitPages = 4;
+// From this many rows expanding K and V costs less than the factors' products (see tpa_attention_tasks.cc).
+inline constexpr int kExpandRows = 16;
+// Rows of one expanded task: keys and values are expanded once for all of them.
+inline constexpr int kMaxBlockRows = 256;
+
+struct FactorTask {
+  int32_t first_row, n_rows;
+  int32_t page_begin, page_end;  // of the sequence's pages, within one split
+  int32_t split;
+  const int32_t* pages;  // the sequence's page ids
+  bool resume;           // continue from the state in the slots
+  bool shared;           // followed by each sequence's own tasks
+};
+
+struct ExpandTask {
+  int32_t head;
+  int32_t first_row, n_rows;
+  const int32_t* pages;
+  int64_t cost;
+};
+
+// Tasks of a wave share the slots; the next wave uses them again.
+struct AttentionWave {
+  int32_t shared_begin, shared_end;  // of shared_tasks
+  int32_t own_begin, own_end;        // of own_tasks
+};
+
+struct AttentionLimits {
+  int n_heads = 0;
+  int n_threads = 1;
+  int n_slots = 0;        // at least the splits of one row
+  int max_task_rows = 1;  // of a FactorTask
+};
+
+class AttentionPlan {
+ public:
+  void Build(const StepPlan& plan, const AttentionLimits& limits);
+
+  const std::vector<FactorTask>& shared_tasks() const { return shared_tasks_; }
+  const std::vector<FactorTask>& own_tasks() const { return own_tasks_; }
+  const std::vector<ExpandTask>& expand_tasks() const { return expand_tasks_; }
+  const std::vector<AttentionWave>& waves() const { return waves_; }
+  // Of a row computed from factors: its first slot, its number of splits, and how many own tasks it waits
+  // for.
+  int slot(int row) const { return slot_[row]; }
+  int n_splits(int row) const { return n_splits_[row]; }
+  int n_own_tasks(int row) const { return n_own_tasks_[row]; }
+
+ private:
+  // Sequences [first, end) with the same `shared_pages` leading pages; rows [row, row_end).
+  struct Unit {
+    int first, end, row, row_end, shared_pages;
+  };
+  void AddFactorSequences(const StepPlan& plan, int first, int end, int shared_pages);
+  void AddUnit(const StepPlan& plan, const Unit& unit);
+  void AddExpandTasks(const StepPlan& plan, int sequence);
+
+  AttentionLimits limits_;
+  int used_slots_ = 0;
+  std::vector<FactorTask> shared_tasks_, own_tasks_;
+  std::vector<ExpandTask> expand_tasks_;
+  std::vector<AttentionWave> waves_;
+  std::vector<int32_t> slot_, n_splits_, n_own_tasks_;
+};
+
+}  // namespace t6::cpu

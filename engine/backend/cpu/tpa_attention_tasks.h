@@ -1,0 +1,51 @@
+// One task of attention on one worker: a few rows straight from factors, or many rows of one head expanded.
+// AttentionScratch is a worker's private memory; everything else is shared and read only, but for the task's
+// own slots.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/backend/cpu/tpa_attention_kernels.h"
+#include "engine/backend/cpu/tpa_attention_plan.h"
+#include "engine/backend/params.h"
+
+namespace t6::cpu {
+
+// Sizes that follow from the spec alone. Bytes of every scratch array are computed for operands of 4 bytes.
+struct AttentionShape {
+  explicit AttentionShape(const AttentionSpec& spec);
+
+  int h, d, dp;  // dp: d rounded up to 32
+  int rank_q, rank_k, rank_v;
+  int n_query_vectors;   // rotated vectors of a row: R_Q of them, or h where the query is full
+  int block_rows;        // rows whose heads are one left side of a product
+  int block_m;           // block_rows * h, rounded up to kRowGroup
+  int max_task_rows;     // of a FactorTask
+  size_t slot_floats;    // a partial: out [h][dp], max [h], sum [h]
+  size_t scratch_bytes;  // of one worker
+
+  int max_blocks() const { return (max_task_rows + block_rows - 1) / block_rows; }
+};
+
+// What every task of one Run reads.
+struct AttentionRun {
+  const AttentionKernels* kernels = nullptr;
+  const AttentionShape* shape = nullptr;
+  const TpaAttentionParams* params = nullptr;
+  const int32_t* positions = nullptr;
+  const float* queries = nullptr;  // [n_rows][n_query_vectors][dp] rotated and scaled
+  float* slots = nullptr;          // [n_slots][slot_floats]
+  const AttentionPlan* plan = nullptr;
+};
+
+// Rotates and scales the query vectors of rows [begin, end) into `queries`. The scale makes logits powers
+// of 2.
+void RotateQueries(const AttentionRun& run, int begin, int end, float* queries);
+
+void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch);
+void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scratch);
+// Merges the row's partials and writes its output.
+void FinishRow(const AttentionRun& run, int row);
+
+}  // namespace t6::cpu

@@ -1,0 +1,267 @@
+// Attention against its float64 twin, on every instruction set of this CPU, both page types, and ragged
+// batches of decode rows and prefill chunks; and the promise that neither threads nor the batch change a bit
+// of a result.
+//
+// Tolerances: an output is sum_t p_t v_t, so errors are measured on norm = sum_t p_t |v_t|. With eps of the
+// arithmetic, rounding weights and values errs by a few eps, and an error of a logit (eps times its own size,
+// about 3 here, for random factors) becomes a relative error of p. Factors are rounded in the reference too.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/support/attention_world.h"
+
+namespace t6::cpu {
+namespace {
+
+using t6::testing::AttentionWorld;
+using t6::testing::MakeSpec;
+using Rows = AttentionWorld::Rows;
+
+double Tolerance(const AttentionKernels& kernels) {
+  if (kernels.compute == DType::kBF16) return 0x1p-9 * 8;
+  // A rotated key that lies half way between two bfloat16 may be rounded the other way in the reference.
+  return 0x1p-24 * (kernels.page == DType::kF32 ? 64 : 256);
+}
+
+struct Engine {
+  Engine(int n_threads, const AttentionKernels& kernels, const AttentionWorld& world, int max_rows)
+      : pool(n_threads), attention(MakeTpaAttention(&pool, kernels, kernels)) {
+    EXPECT_TRUE(attention->Reserve(world.limits(max_rows), world.spec()).ok());
+  }
+  ThreadPool pool;
+  std::unique_ptr<TpaAttention> attention;
+};
+
+// Every `stride`th row of the plan and each sequence's last is held against the reference; returns the worst
+// error in units of the tolerance.
+void Check(AttentionWorld& world, const std::vector<Rows>& rows, const StepPlan& plan,
+           const std::vector<float>& out, double tolerance, int stride = 1) {
+  const int h = world.spec().n_heads, d = world.spec().head_dim;
+  double worst = 0.0;
+  for (size_t s = 0; s < rows.size(); ++s) {
+    for (int row = plan.row_begin[s]; row < plan.row_begin[s + 1]; ++row) {
+      if ((row - plan.row_begin[s]) % stride != 0 && row + 1 != plan.row_begin[s + 1]) continue;
+      std::vector<double> norms;
+      const std::vector<double> expected = world.Expected(rows[s].sequence, plan.positions[row], &norms);
+      for (int i = 0; i < h * d; ++i) {
+        const double actual = out[static_cast<size_t>(row) * h * d + i];
+        ASSERT_FALSE(std::isnan(actual))
+            << "row " << row << " position " << plan.positions[row] << " head " << i / d;
+        const double error = std::abs(actual - expected[i]) / (norms[i / d] * tolerance);
+        ASSERT_LE(error, 1.0) << "row " << row << " position " << plan.positions[row] << " head " << i / d
+                              << " column " << i % d << ": " << actual << " instead of " << expected[i];
+        worst = std::max(worst, error);
+      }
+    }
+  }
+  EXPECT_GT(worst, 1e-4) << "nothing was compared, or the tolerance is far too wide";
+}
+
+struct SpecCase {
+  const char* name;
+  AttentionSpec spec;
+};
+
+AttentionSpec WithHeadNorm(AttentionSpec spec) {
+  spec.head_norm = true;
+  return spec;
+}
+
+std::vector<SpecCase> Specs() {
+  return {
+      {"Shipped", MakeSpec(13, 64, 6, 2, 2)},          {"HeadNorm", WithHeadNorm(MakeSpec(6, 64, 6, 2, 2))},
+      {"RankOne", MakeSpec(5, 32, 1, 1, 1)},           {"ManyHeads", MakeSpec(47, 64, 6, 2, 2)},
+      {"MostHeads", MakeSpec(128, 128, 16, 2, 1)},     {"ManyRanks", MakeSpec(7, 48, 16, 16, 11)},
+      {"UnequalRanks", MakeSpec(9, 128, 3, 1, 4)},     {"FullQuery", MakeSpec(11, 64, 0, 2, 2)},
+      {"PartialRotary", MakeSpec(4, 64, 6, 2, 2, 20)}, {"NoRotary", MakeSpec(3, 16, 2, 3, 2, 0)},
+      {"OddHeadDim", MakeSpec(3, 21, 2, 2, 2)},        {"OneHead", WithHeadNorm(MakeSpec(1, 80, 2, 2, 3))}};
+}
+
+struct TestCase {
+  SpecCase spec;
+  AttentionKernels kernels;
+};
+
+std::vector<TestCase> Cases() {
+  std::vector<TestCase> cases;
+  for (DType page : {DType::kF32, DType::kBF16}) {
+    for (const AttentionKernels& kernels : AllAttentionKernels(page)) {
+      for (const SpecCase& spec : Specs()) cases.push_back({spec, kernels});
+    }
+  }
+  return cases;
+}
+
+std::string NameOfCase(const ::testing::TestParamInfo<TestCase>& info) {
+  std::string name(info.param.kernels.name);
+  name.erase(std::remove_if(name.begin(), name.end(), [](char c) { return !std::isalnum(c); }), name.end());
+  return std::string(NameOf(info.param.kernels.page)) + "_" + name + "_" + info.param.spec.name;
+}
+
+class AttentionOnEveryTarget : public ::testing::TestWithParam<TestCase> {};
+
+TEST_P(AttentionOnEveryTarget, RaggedBatchesMatchTheReference) {
+  const AttentionKernels& kernels = GetParam().kernels;
+  AttentionWorld world(GetParam().spec.spec, kernels.page, 64, 1024, 1);
+  Engine engine(2, kernels, world, 256);
+  // Contexts before the step, at and around page and split borders, and rows of the step.
+  const int context[] = {0, 63, 64, 300, 255, 0, 17, 250};
+  const int added[] = {1, 1, 1, 1, 3, 70, 33, 15};
+  std::vector<Rows> rows;
+  for (int i = 0; i < 8; ++i) {
+    world.AddSequence(context[i] + added[i]);
+    if (context[i] > 0) world.Prefill(*engine.attention, i, context[i]);
+    rows.push_back({i, added[i]});
+  }
+  const StepPlan plan = world.MakePlan(rows);
+  const std::vector<float> out = world.Run(*engine.attention, plan);
+  Check(world, rows, plan, out, Tolerance(kernels), 13);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryTarget, ::testing::ValuesIn(Cases()), NameOfCase);
+
+class AttentionOnEveryPageType : public ::testing::TestWithParam<DType> {};
+
+TEST_P(AttentionOnEveryPageType, ALongContextMatchesTheReference) {
+  const AttentionKernels& kernels = BestAttentionKernels(GetParam());
+  AttentionWorld world(MakeSpec(13, 64, 6, 2, 2), GetParam(), 40, 2100, 2);
+  Engine engine(2, kernels, world, 256);
+  world.AddSequence(2050);
+  world.Prefill(*engine.attention, 0, 2048);
+  const std::vector<Rows> rows = {{0, 2}};
+  const StepPlan plan = world.MakePlan(rows);
+  Check(world, rows, plan, world.Run(*engine.attention, plan), Tolerance(kernels));
+}
+
+// Decode rows, short and long chunks: alone with one thread, together with others and 2 or 5 threads, in
+// waves because slots are few, and with the shared pages read once: the same bits.
+TEST_P(AttentionOnEveryPageType, NeitherThreadsNorTheBatchNorSharingChangeABit) {
+  const AttentionKernels& kernels = BestAttentionKernels(GetParam());
+  AttentionWorld world(MakeSpec(13, 64, 6, 2, 2), GetParam(), 128, 1536, 3);
+  Engine alone(1, kernels, world, 512);
+  const int first = world.AddSequence(700);
+  world.Prefill(*alone.attention, first, 650);
+  std::vector<Rows> rows = {{first, 1}};
+  for (int i = 0; i < 20; ++i) {  // 9 shared pages end within a split
+    world.AddSequence(640 + 13 * i, first, 9 * kPageTokens);
+    world.Prefill(*alone.attention, world.sequences.size() - 1, 600 + 13 * i);
+    rows.push_back({static_cast<int>(world.sequences.size()) - 1, i == 7 ? 40 : i % 5 + 1});
+  }
+  const std::vector<int> stored = [&] {
+    std::vector<int> s;
+    for (const auto& sequence : world.sequences) s.push_back(sequence.stored);
+    return s;
+  }();
+  const auto restart = [&] {
+    for (size_t i = 0; i < stored.size(); ++i) world.sequences[i].stored = stored[i];
+  };
+  const auto same = [](const std::vector<float>& a, const float* b) {
+    return std::memcmp(a.data(), b, a.size() * sizeof(float)) == 0;
+  };
+
+  StepPlan plan = world.MakePlan(rows);
+  const std::vector<float> expected = world.Run(*alone.attention, plan);
+  Check(world, rows, plan, expected, Tolerance(kernels), 17);
+  const size_t width = expected.size() / plan.n_rows();
+  for (size_t s = 0; s < rows.size(); ++s) {
+    restart();
+    const StepPlan one = world.MakePlan({rows[s]});
+    EXPECT_TRUE(same(world.Run(*alone.attention, one), expected.data() + plan.row_begin[s] * width))
+        << "sequence " << s;
+  }
+  for (int n_threads : {1, 2, 5}) {
+    Engine engine(n_threads, kernels, world, 512);
+    for (int shared_pages : {0, 9, 8, 3, 1000}) {  // more than is whole for all: what is not is not shared
+      restart();
+      plan = world.MakePlan(rows);
+      if (shared_pages > 0) {
+        plan.shared_prefixes = {{0, static_cast<int32_t>(rows.size()), std::min(shared_pages, 9)}};
+      }
+      EXPECT_TRUE(same(expected, world.Run(*engine.attention, plan).data()))
+          << n_threads << " threads, " << shared_pages << " shared pages";
+    }
+  }
+}
+
+TEST_P(AttentionOnEveryPageType, ManyRowsAtLongContextsFitInFewSlots) {
+  const AttentionKernels& kernels = BestAttentionKernels(GetParam());
+  // 128 heads of 128: a slot is 66 kB, so that 16 MiB hold the partials of a few rows only.
+  AttentionWorld world(MakeSpec(128, 128, 2, 1, 1), GetParam(), 40, 16384, 4);
+  Engine engine(2, kernels, world, 512);
+  std::vector<Rows> rows;
+  for (int i = 0; i < 3; ++i) {
+    world.AddSequence(500);
+    world.Prefill(*engine.attention, i, 486);
+    rows.push_back({i, 14});
+  }
+  const StepPlan plan = world.MakePlan(rows);
+  Check(world, rows, plan, world.Run(*engine.attention, plan), Tolerance(kernels), 5);
+}
+
+TEST_P(AttentionOnEveryPageType, DecodeAndPrefillStoreTheSameBytes) {
+  const AttentionSpec spec = MakeSpec(13, 64, 6, 2, 2, 40);
+  const AttentionKernels& kernels = BestAttentionKernels(GetParam());
+  std::vector<std::vector<uint8_t>> bytes;
+  for (int chunk : {1, 7, 150}) {
+    AttentionWorld world(spec, GetParam(), 4, 256, 5);
+    Engine engine(2, kernels, world, 256);
+    world.AddSequence(150);
+    while (world.sequences[0].stored < 150) {
+      world.Prefill(*engine.attention, 0, std::min(150, world.sequences[0].stored + chunk));
+    }
+    bytes.push_back(world.bytes());
+  }
+  EXPECT_EQ(bytes[0], bytes[1]);
+  EXPECT_EQ(bytes[0], bytes[2]);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryPageType, ::testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& info) { return std::string(NameOf(info.param)); });
+
+TEST(AttentionStore, RoundsToNearestEvenAndRotatesKeysOnly) {
+  const AttentionSpec spec = MakeSpec(1, 16, 1, 1, 1, 4);
+  const PageLayout layout(spec, DType::kBF16);
+  std::vector<uint8_t> page(layout.page_bytes(), 0);
+  std::vector<float> qkv(spec.qkv_elements(), 0.0f);
+  float* key = qkv.data() + spec.q_elements();
+  key[0] = std::ldexp(257.0f, -8);                     // A_K: half way between 1 and 1.0078125; 1 is even
+  for (int i = 0; i < 16; ++i) key[1 + i] = i + 1.0f;  // B_K
+  float* value = key + spec.k_elements();
+  value[0] = std::ldexp(259.0f, -8);  // A_V: half way; 1.015625 is even
+  for (int i = 0; i < 16; ++i) value[1 + i] = i + 1.0f;
+  const float cos[] = {0.0f, 0.5f}, sin[] = {1.0f, 0.25f};
+  StepPlan plan;
+  plan.Clear();
+  plan.token_ids = {0}, plan.positions = {0}, plan.slots = {5};
+  plan.row_begin = {0, 1}, plan.context_len = {1}, plan.page_begin = {0, 1}, plan.page_ids = {0};
+  ThreadPool pool(1);
+  const auto attention = TpaAttention::Make(&pool);
+  ASSERT_TRUE(
+      attention->Reserve({.max_rows = 1, .max_sequences = 1, .max_outputs = 1, .max_context = 64}, spec)
+          .ok());
+  attention->Plan(plan, spec);
+  attention->Store({&spec, qkv.data(), cos, sin, {page.data(), &layout, 1}});
+  const auto at = [&](PartName name, int i) {
+    return ToFloat(reinterpret_cast<const bf16*>(page.data() + layout.part(name).offset)[i]);
+  };
+  EXPECT_EQ(at(PartName::kAK, 5), 1.0f);
+  EXPECT_EQ(at(PartName::kAV, 5), 1.015625f);
+  // y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos: x = 1 2 | 3 4.
+  EXPECT_EQ(at(PartName::kBK, 5 * 16 + 0), 3.0f);
+  EXPECT_EQ(at(PartName::kBK, 5 * 16 + 1), 2.0f);
+  EXPECT_EQ(at(PartName::kBK, 5 * 16 + 2), -1.0f);
+  EXPECT_EQ(at(PartName::kBK, 5 * 16 + 3), 1.5f);
+  EXPECT_EQ(at(PartName::kBK, 5 * 16 + 4), 5.0f);
+  EXPECT_EQ(at(PartName::kBV, 5 * 16 + 0), 1.0f);
+  EXPECT_EQ(at(PartName::kBV, 5 * 16 + 15), 16.0f);
+  EXPECT_EQ(at(PartName::kBK, 4 * 16 + 15), 0.0f);  // no other token's
+  EXPECT_EQ(at(PartName::kAK, 6), 0.0f);
+}
+
+}  // namespace
+}  // namespace t6::cpu

@@ -1,0 +1,110 @@
+// Attention in scalar float64, from factors to output, for one sequence: slow, obvious, and what every kernel
+// is held against. Forms full Q, K and V from the projections; knows no pages, splits or masks.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include "engine/backend/attention_spec.h"
+
+namespace t6::testing {
+
+struct ReferenceAttention {
+  AttentionSpec spec;
+  std::vector<float> cos, sin;          // [positions, rotary_dim / 2]
+  std::vector<float> head_norm_weight;  // [d] when spec.head_norm
+  // What the cache does to a stored number: the identity, or rounding to bfloat16.
+  std::function<double(double)> store = [](double x) { return x; };
+
+  // y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos over the two halves of rotary_dim.
+  std::vector<double> Rotated(const float* x, int position) const {
+    const int half = spec.rotary_dim / 2;
+    std::vector<double> y(x, x + spec.head_dim);
+    for (int i = 0; i < half; ++i) {
+      const double c = cos[position * half + i], s = sin[position * half + i];
+      y[i] = x[i] * c + x[half + i] * s;
+      y[half + i] = -x[i] * s + x[half + i] * c;
+    }
+    return y;
+  }
+
+  // [h][d] of A [h, rank] and B [rank, d], divided by the rank; `keep` is what happens to each number first.
+  std::vector<double> Expanded(const float* a, const float* b, int rank, int position, bool rotate,
+                               const std::function<double(double)>& keep) const {
+    const int h = spec.n_heads, d = spec.head_dim;
+    std::vector<double> out(static_cast<size_t>(h) * d, 0.0);
+    for (int r = 0; r < rank; ++r) {
+      const std::vector<double> row =
+          rotate ? Rotated(b + r * d, position) : std::vector<double>(b + r * d, b + (r + 1) * d);
+      for (int j = 0; j < h; ++j) {
+        for (int i = 0; i < d; ++i) out[j * d + i] += keep(a[j * rank + r]) * keep(row[i]) / rank;
+      }
+    }
+    return out;
+  }
+
+  // One position's Q, K and V, [h][d] each, from its projections [spec.qkv_elements()].
+  struct Token {
+    std::vector<double> q, k, v;
+  };
+  Token Form(const std::vector<float>& qkv, int position) const {
+    const int h = spec.n_heads, d = spec.head_dim;
+    const auto exact = [](double x) { return x; };
+    Token token;
+    if (spec.full_query) {
+      for (int j = 0; j < h; ++j) {
+        const std::vector<double> head = Rotated(qkv.data() + j * d, position);
+        token.q.insert(token.q.end(), head.begin(), head.end());
+      }
+    } else {
+      token.q = Expanded(qkv.data(), qkv.data() + h * spec.q.rank, spec.q.rank, position, true, exact);
+    }
+    const float* keys = qkv.data() + spec.q_elements();
+    const float* values = keys + spec.k_elements();
+    token.k = Expanded(keys, keys + h * spec.k.rank, spec.k.rank, position, true, store);
+    token.v = Expanded(values, values + h * spec.v.rank, spec.v.rank, position, false, store);
+    return token;
+  }
+
+  // The output [h][d] at `position`, which attends to positions 0..position. `norms` gets for every head the
+  // sum of p |v| over tokens at its largest column: the scale that errors are measured on.
+  std::vector<double> Output(const std::vector<Token>& tokens, int position,
+                             std::vector<double>* norms) const {
+    const int h = spec.n_heads, d = spec.head_dim, n = position + 1;
+    const std::vector<double>& q = tokens[position].q;
+    std::vector<double> out(static_cast<size_t>(h) * d, 0.0);
+    norms->assign(h, 0.0);
+    for (int j = 0; j < h; ++j) {
+      std::vector<double> logits(n, 0.0), size(d, 0.0);
+      double most = -INFINITY, total = 0.0;
+      for (int t = 0; t < n; ++t) {
+        for (int i = 0; i < d; ++i)
+          logits[t] += q[j * d + i] * tokens[t].k[j * d + i] / std::sqrt(static_cast<double>(d));
+        most = std::max(most, logits[t]);
+      }
+      for (int t = 0; t < n; ++t) total += std::exp(logits[t] - most);
+      for (int t = 0; t < n; ++t) {
+        const double p = std::exp(logits[t] - most) / total;
+        for (int i = 0; i < d; ++i) {
+          out[j * d + i] += p * tokens[t].v[j * d + i];
+          size[i] += p * std::abs(tokens[t].v[j * d + i]);
+        }
+      }
+      double factor = 1.0;
+      if (spec.head_norm) {
+        double squares = 0.0;
+        for (int i = 0; i < d; ++i) squares += out[j * d + i] * out[j * d + i];
+        factor = 1.0 / std::sqrt(squares / d + spec.head_norm_eps);
+        for (int i = 0; i < d; ++i) out[j * d + i] *= factor * head_norm_weight[i];
+      }
+      for (int i = 0; i < d; ++i) {
+        (*norms)[j] = std::max((*norms)[j], size[i] * factor);
+      }
+    }
+    return out;
+  }
+};
+
+}  // namespace t6::testing
