@@ -1,5 +1,5 @@
-// A model's Jinja chat template (minijinja with Python-compatible methods, fuel-limited), from a folder or a file.
-// Immutable, thread-safe.
+// A model's Jinja chat template (minijinja with Python-compatible methods, fuel-limited), from a folder or a
+// file. Immutable, thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@
 namespace t6 {
 
 struct ChatMessage {
-  std::string role;     // system, developer, user, assistant, tool: checked by Render
+  std::string role;  // system, developer, user, assistant, tool: checked by Render
   std::string content;
-  std::string name;     // optional
+  std::string name;  // optional
 };
 
 struct ChatOptions {
@@ -40,8 +40,9 @@ class ChatTemplate {
   static StatusOr<std::unique_ptr<ChatTemplate>> LoadFile(const std::filesystem::path& file,
                                                           const std::filesystem::path& tokenizer_directory);
 
-  // Every string of the messages is marked before rendering; the result is cut only at special tokens outside marks,
-  // and the text between two cuts is encoded as one piece with special parsing off. Equal to Hugging Face on benign text.
+  // Every string of the messages is marked before rendering; the result is cut only at special tokens outside
+  // marks, and the text between two cuts is encoded as one piece with special parsing off. Equal to Hugging
+  // Face on benign text.
   virtual StatusOr<RenderedChat> Render(const std::vector<ChatMessage>& messages, const ChatOptions& options,
                                         const Tokenizer& tokenizer) const = 0;
 };

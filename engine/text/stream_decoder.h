@@ -12,7 +12,8 @@ namespace t6 {
 
 class StreamDecoder {
  public:
-  // `tokenizer` must outlive the decoder. The joined pieces equal Tokenizer::Decode(all ids, skip_special_tokens).
+  // `tokenizer` must outlive the decoder. The joined pieces equal Tokenizer::Decode(all ids,
+  // skip_special_tokens).
   explicit StreamDecoder(const Tokenizer* tokenizer, bool skip_special_tokens = true);
   ~StreamDecoder();
 

@@ -18,10 +18,12 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // Reads tokenizer.json, and tokenizer_config.json where it is there. NOT_FOUND: the folder has no tokenizer.json.
+  // Reads tokenizer.json, and tokenizer_config.json where it is there. NOT_FOUND: the folder has no
+  // tokenizer.json.
   static StatusOr<std::unique_ptr<Tokenizer>> Load(const std::filesystem::path& directory);
 
-  // Special strings in `text` stay text. add_special_tokens: what the tokenizer's post-processor adds (bos, ...).
+  // Special strings in `text` stay text. add_special_tokens: what the tokenizer's post-processor adds (bos,
+  // ...).
   virtual StatusOr<std::vector<int32_t>> Encode(std::string_view text, bool add_special_tokens) const = 0;
   // Whole text of `ids`; special tokens are left out. INVALID_ARGUMENT names an id that has no entry.
   virtual StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const = 0;
@@ -33,6 +35,11 @@ class Tokenizer {
   // The bytes that one token stands for (a byte-level token may be part of a character).
   virtual std::string TokenBytes(int32_t id) const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
+  // What a StreamDecoder must know. "<0x41>" of a byte-fallback vocabulary: decoded together with its
+  // neighbours.
+  virtual bool IsByteToken(int32_t id) const { return false; }
+  // The text of ids is the UTF-8 of their TokenBytes, one after the other.
+  virtual bool DecodesByBytes() const { return false; }
 };
 
 }  // namespace t6
