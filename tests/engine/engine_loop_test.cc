@@ -1,0 +1,178 @@
+// The engine's loop over a runner without a model: what several threads submit, cancel and finish comes out
+// as promised in docs/engine_contract.md.
+#include "engine/engine_loop.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "tests/support/fake_step_runner.h"
+
+namespace t6 {
+namespace {
+
+using testing::Answer;
+using testing::FakeStepRunner;
+
+constexpr int kVocab = 50, kPages = 40, kContext = 512;
+
+class EngineLoopTest : public ::testing::Test {
+ protected:
+  EngineLoopTest() : metrics_(registry_, "fake"), runner_(kPages, kVocab) {}
+
+  void Start(int max_queued_requests = 100000) {
+    EngineLoopConfig config;
+    config.scheduler = {.max_num_seqs = 8, .max_step_rows = 96, .max_outputs = 64, .max_context = kContext};
+    config.max_queued_requests = max_queued_requests;
+    config.cache_key = "fake";
+    ModelInfo info;
+    info.vocab_size = kVocab;
+    info.max_context = kContext;
+    info.memory.n_pages = kPages;
+    engine_ = std::make_unique<EngineLoop>(config, info, &runner_, &metrics_, RealClock::Get());
+  }
+
+  static GenerationRequest Request(std::mt19937& random, int max_prompt = 300) {
+    GenerationRequest request;
+    const int n = 1 + random() % max_prompt;
+    // Few distinct beginnings, so that prefixes are shared.
+    std::mt19937 tokens(random() % 5);
+    for (int i = 0; i < n; ++i) request.prompt.push_back(tokens() % kVocab);
+    if (n > 4) request.prompt[n - 1 - random() % 4] = random() % kVocab;
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = static_cast<int32_t>(1 + random() % 40);
+    if (random() % 4 == 0) request.sampling.n_prompt_logprobs = 1;
+    if (random() % 3 == 0) request.sampling.stop_token_ids = {static_cast<int32_t>(random() % kVocab)};
+    return request;
+  }
+
+  static TokenEvent ReadAll(EventStream& stream) {
+    TokenEvent all, event;
+    do {
+      if (!stream.Wait(&event, absl::Seconds(60))) {
+        ADD_FAILURE() << "no event within a minute";
+        return all;
+      }
+      for (TokenOutput& t : event.tokens) all.tokens.push_back(std::move(t));
+      for (TokenOutput& t : event.prompt_scores) all.prompt_scores.push_back(std::move(t));
+      all.finish = event.finish;
+      all.status = event.status;
+      all.stop_token = event.stop_token;
+    } while (event.finish == FinishReason::kNone);
+    return all;
+  }
+
+  prometheus::Registry registry_;
+  EngineMetrics metrics_;
+  FakeStepRunner runner_;
+  std::unique_ptr<EngineLoop> engine_;
+};
+
+TEST_F(EngineLoopTest, AThousandRequestsFromFourThreadsGetTheirOwnAnswers) {
+  Start();
+  const auto client = [&](uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<std::pair<GenerationRequest, std::shared_ptr<EventStream>>> open;
+    for (int i = 0; i < 250; ++i) {
+      GenerationRequest request = Request(random);
+      const GenerationRequest copy = request;
+      auto stream = engine_->Submit(std::move(request));
+      ASSERT_TRUE(stream.ok()) << stream.status();
+      if (random() % 5 == 0) {
+        engine_->Cancel((*stream)->id());
+      } else {
+        open.emplace_back(copy, *stream);
+      }
+    }
+    for (auto& [request, stream] : open) {
+      const TokenEvent got = ReadAll(*stream), want = Answer(request, kContext, kVocab);
+      ASSERT_EQ(got.finish, want.finish) << got.status;
+      ASSERT_EQ(got.tokens.size(), want.tokens.size());
+      for (size_t i = 0; i < got.tokens.size(); ++i)
+        ASSERT_EQ(got.tokens[i].token, want.tokens[i].token) << i;
+      ASSERT_EQ(got.prompt_scores.size(), want.prompt_scores.size());
+      for (size_t i = 0; i < got.prompt_scores.size(); ++i) {
+        ASSERT_EQ(got.prompt_scores[i].logprob, want.prompt_scores[i].logprob) << i;
+      }
+    }
+  };
+  std::vector<std::thread> clients;
+  for (uint32_t i = 0; i < 4; ++i) clients.emplace_back(client, i + 1);
+  for (std::thread& t : clients) t.join();
+  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  EXPECT_EQ(engine_->stats().pages_held, 0);
+  EXPECT_GT(engine_->stats().pages_cached, 0);
+  engine_->ClearPrefixes();
+  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  EXPECT_EQ(engine_->stats().pages_cached, 0);
+  EXPECT_TRUE(engine_->health().ok()) << engine_->health();
+}
+
+TEST_F(EngineLoopTest, BadRequestsAreRefusedWithTheValue) {
+  Start();
+  GenerationRequest request;
+  EXPECT_EQ(engine_->Submit(request).status().code(), absl::StatusCode::kInvalidArgument);
+  request.prompt = {1, 77};
+  Status status = engine_->Submit(request).status();
+  EXPECT_NE(MessageOf(status).find("77"), std::string_view::npos) << status;
+  request.prompt.assign(kContext + 1, 1);
+  status = engine_->Submit(request).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(MessageOf(status).find("512"), std::string_view::npos) << status;
+}
+
+TEST_F(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
+  Start(/*max_queued_requests=*/4);
+  std::mt19937 random(1);
+  std::vector<std::shared_ptr<EventStream>> accepted;
+  int refused = 0;
+  for (int i = 0; i < 400; ++i) {
+    auto stream = engine_->Submit(Request(random));
+    if (stream.ok()) {
+      accepted.push_back(*stream);
+    } else {
+      ASSERT_EQ(stream.status().code(), absl::StatusCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 0);
+  for (auto& stream : accepted) EXPECT_TRUE(ReadAll(*stream).status.ok());
+}
+
+TEST_F(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
+  Start();
+  runner_.on_launch = [&](const StepPlan&) { runner_.FailNext(Internal("the device is gone")); };
+  std::mt19937 random(1);
+  auto stream = engine_->Submit(Request(random));
+  ASSERT_TRUE(stream.ok());
+  const TokenEvent event = ReadAll(**stream);
+  EXPECT_EQ(event.finish, FinishReason::kError);
+  EXPECT_EQ(MessageOf(event.status), "the device is gone");
+  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  EXPECT_FALSE(engine_->health().ok());
+  EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
+  Start();
+  std::mt19937 random(1);
+  auto stream = engine_->Submit(Request(random));
+  ASSERT_TRUE(stream.ok());
+  engine_->StopAdmission();
+  EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_TRUE(ReadAll(**stream).status.ok());
+  EXPECT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+}
+
+TEST_F(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
+  Start();
+  std::mt19937 random(1);
+  std::vector<std::shared_ptr<EventStream>> streams;
+  for (int i = 0; i < 50; ++i) streams.push_back(*engine_->Submit(Request(random)));
+  engine_.reset();
+  for (auto& stream : streams) EXPECT_NE(ReadAll(*stream).finish, FinishReason::kNone);
+}
+
+}  // namespace
+}  // namespace t6
