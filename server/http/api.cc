@@ -1,0 +1,208 @@
+#include "server/http/api.h"
+
+#include <boost/asio/post.hpp>
+#include <boost/beast/core/string.hpp>
+
+#include "server/error_map.h"
+#include "server/http/completion_stream.h"
+#include "server/http/openai_replies.h"
+#include "server/http/openai_requests.h"
+
+namespace t6::server {
+namespace {
+
+HttpReply JsonReply(std::string json) { return {.body = std::move(json)}; }
+
+HttpReply TextReply(int status, std::string text) {
+  return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(text)};
+}
+
+HttpReply ErrorReply(const Status& status) {
+  const WireError& error = WireErrorOf(status);
+  HttpReply reply{.status = error.http_status, .body = ErrorJson(status)};
+  if (error.retry_after_ms >= 0) {
+    // The header counts in whole seconds.
+    reply.headers.emplace_back("Retry-After", std::to_string((error.retry_after_ms + 999) / 1000));
+  }
+  // Balancers then send the client's next request to another replica.
+  reply.close = error.http_status == 503;
+  return reply;
+}
+
+template <typename T>
+HttpReply JsonOrError(const StatusOr<T>& result) {
+  return result.ok() ? JsonReply(ToJson(*result)) : ErrorReply(result.status());
+}
+
+bool IsJson(std::string_view content_type) {
+  std::string_view type = content_type.substr(0, content_type.find(';'));
+  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
+  return boost::beast::iequals({type.data(), type.size()}, "application/json");
+}
+
+// Chat and text completions alike, whole or streamed.
+template <typename Events, typename Request, typename Response, typename Chunk>
+std::shared_ptr<void> Generate(GenerationHandler<Request, Response, Chunk>& handler,
+                               const StatusOr<ParsedCall<Request>>& call, const HttpRequest& http,
+                               const HttpApp::Reply& reply) {
+  const auto fail = [&](const Status& status) {
+    reply(ErrorReply(status));
+    return nullptr;
+  };
+  if (!call.ok()) return fail(call.status());
+  CallContext context;
+  context.request_id = http.request_id;
+  context.transport = "http";
+  if (call->shape.stream) {
+    auto running = handler.Stream(call->request, context);
+    if (!running.ok()) return fail(running.status());
+    auto stream = std::make_shared<CompletionStream<Chunk, Events>>(std::move(*running), Events(call->shape),
+                                                                    http.executor);
+    stream->Start(reply, ErrorReply);
+    return stream;
+  }
+  const auto done = [executor = http.executor, shape = call->shape, reply](StatusOr<Response> response) {
+    boost::asio::post(executor,
+                      [reply, made = response.ok() ? JsonReply(ToJson(*response, shape))
+                                                   : ErrorReply(response.status())] { reply(made); });
+  };
+  auto running = handler.Create(call->request, context, done);
+  if (!running.ok()) return fail(running.status());
+  return std::shared_ptr<UnaryCall>(std::move(*running));
+}
+
+constexpr char kWelcome[] =
+    "t6d serves a T6 language model.\n\n"
+    "Try:\n"
+    "  curl {base}/v1/models\n"
+    "  curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+    "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Who are you?\"}]}'\n\n"
+    "Any OpenAI client works with the base URL {base}/v1 and any key.\n"
+    "Also here: /v1/completions /tokenize /detokenize /health /livez /readyz /version /metrics\n";
+
+std::string Welcome(std::string_view host) {
+  std::string text = kWelcome;
+  // The client's own word for this server, if it is fit to be shown.
+  const bool fit =
+      !host.empty() && host.size() <= 255 &&
+      host.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:[]") ==
+          std::string_view::npos;
+  const std::string base = "http://" + std::string(fit ? host : "localhost:8000");
+  for (size_t at = text.find("{base}"); at != std::string::npos; at = text.find("{base}", at))
+    text.replace(at, 6, base);
+  return text;
+}
+
+}  // namespace
+
+HttpApi::HttpApi(const Handlers& handlers, const Admin& admin, int max_json_depth)
+    : handlers_(handlers), admin_(admin), max_json_depth_(max_json_depth) {
+  AddAdminRoutes();
+  AddModelRoutes();
+}
+
+void HttpApi::AddAdminRoutes() {
+  const auto get = [this](std::string path, std::function<HttpReply(const HttpRequest&)> make) {
+    router_.Add("GET", std::move(path),
+                [make](const HttpRequest& request, const std::string&, const Reply& reply) {
+                  reply(make(request));
+                  return nullptr;
+                });
+  };
+  const auto yes_or_503 = [](bool yes) { return TextReply(yes ? 200 : 503, yes ? "ok\n" : "no\n"); };
+  get("/", [](const HttpRequest& request) { return TextReply(200, Welcome(request.Header("host"))); });
+  get("/health", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.accepts_requests()); });
+  get("/readyz", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.ready()); });
+  get("/livez", [this, yes_or_503](const HttpRequest&) {
+    return yes_or_503(admin_.state() != ServingState::kFailed && admin_.state() != ServingState::kStopped);
+  });
+  get("/version", [this](const HttpRequest&) {
+    return JsonReply(Json{{"version", admin_.Version()}}.dump());
+  });
+  get("/metrics", [this](const HttpRequest&) {
+    return HttpReply{.content_type = "text/plain; version=0.0.4; charset=utf-8",
+                     .body = admin_.MetricsText()};
+  });
+}
+
+void HttpApi::AddModelRoutes() {
+  AddPost("/v1/chat/completions", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+    return Generate<ChatEvents>(*handlers_.chat, ParseChatRequest(request.body, max_json_depth_), request,
+                                reply);
+  });
+  AddPost("/v1/completions", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+    return Generate<CompletionEvents>(*handlers_.completion,
+                                      ParseCompletionRequest(request.body, max_json_depth_), request, reply);
+  });
+  AddPost("/tokenize", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+    const auto parsed = ParseTokenizeRequest(request.body, max_json_depth_);
+    reply(parsed.ok() ? JsonOrError(handlers_.info->Tokenize(*parsed)) : ErrorReply(parsed.status()));
+    return nullptr;
+  });
+  AddPost("/detokenize", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+    const auto parsed = ParseDetokenizeRequest(request.body, max_json_depth_);
+    reply(parsed.ok() ? JsonOrError(handlers_.info->Detokenize(*parsed)) : ErrorReply(parsed.status()));
+    return nullptr;
+  });
+  AddModelRoute("GET", "/v1/models", [this](const HttpRequest&, const std::string&, const Reply& reply) {
+    reply(JsonReply(ToJson(handlers_.info->ListModels())));
+    return nullptr;
+  });
+  AddModelRoute("GET", "/v1/models/*", [this](const HttpRequest&, const std::string& id, const Reply& reply) {
+    reply(JsonOrError(handlers_.info->GetModel(id)));
+    return nullptr;
+  });
+}
+
+void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFunction function) {
+  router_.Add(
+      std::move(method), std::move(pattern),
+      [this, function = std::move(function)](const HttpRequest& request, const std::string& tail,
+                                             const Reply& reply) -> std::shared_ptr<void> {
+        if (admin_.accepts_requests()) return function(request, tail, reply);
+        const bool starting = admin_.state() == ServingState::kStarting;
+        reply(ErrorReply(starting ? Unavailable("the server is loading its model; try again soon")
+                                  : Unavailable("the server is shutting down and takes no new requests")));
+        return nullptr;
+      });
+}
+
+void HttpApi::AddPost(std::string path, RouteFunction function) {
+  router_.Add(
+      "POST", std::move(path),
+      [this, function = std::move(function)](const HttpRequest& request, const std::string& tail,
+                                             const Reply& reply) -> std::shared_ptr<void> {
+        // A web page cannot send this type to another origin unasked, hence cannot drive a local daemon.
+        if (const auto type = request.Header("content-type"); !IsJson(type)) {
+          reply(Error(415, fmt::format("Content-Type must be application/json, got {}",
+                                       type.empty() ? "none" : Shortened(Json(type)))));
+          return nullptr;
+        }
+        if (const auto coding = request.Header("content-encoding"); !coding.empty() && coding != "identity") {
+          reply(Error(415, fmt::format("Content-Encoding {} is not supported", Shortened(Json(coding)))));
+          return nullptr;
+        }
+        return function(request, tail, reply);
+      });
+}
+
+std::shared_ptr<void> HttpApi::Handle(HttpRequest request, Reply reply) {
+  const Router::Match match = router_.Find(request.method, request.path);
+  if (match.function == nullptr) {
+    HttpReply error = match.allow.empty()
+                          ? Error(404, fmt::format("there is nothing at {}", Shortened(Json(request.path))))
+                          : Error(405, fmt::format("{} does not take {}", Shortened(Json(request.path)),
+                                                   Shortened(Json(request.method))));
+    if (!match.allow.empty()) error.headers.emplace_back("Allow", match.allow);
+    reply(std::move(error));
+    return nullptr;
+  }
+  return (*match.function)(request, match.tail, reply);
+}
+
+HttpReply HttpApi::Error(int status, std::string_view message) {
+  return {.status = status,
+          .body = ErrorJson(message, status >= 500 ? "server_error" : "invalid_request_error", "", "")};
+}
+
+}  // namespace t6::server

@@ -1,0 +1,40 @@
+// Who is connected and how many requests are being answered, for the bound, the drain and the stop.
+// Holds connections weakly: each lives by its own pending operations. Thread-safe.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+
+namespace t6::server {
+
+class Connection;
+
+class ConnectionList {
+ public:
+  void Add(const std::shared_ptr<Connection>& connection);
+  void Remove(const Connection* connection);
+  std::vector<std::shared_ptr<Connection>> All() const;
+  int size() const;
+
+  void RequestBegins();
+  void RequestEnds();
+  int in_flight() const;
+  bool WaitUntilNoRequest(absl::Time deadline) const;
+  void WaitUntilEmpty() const;
+
+  // From now on connections close once they have answered.
+  void SetDraining();
+  bool draining() const;
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::map<const Connection*, std::weak_ptr<Connection>> connections_;
+  int in_flight_ = 0;
+  bool draining_ = false;
+};
+
+}  // namespace t6::server
