@@ -1,14 +1,13 @@
-// What attention is, for each family that this engine serves: how Q, K and V come from factors (docs/factors.md).
-// MHA, MQA and GQA are TPA whose head factors do not depend on the token, so one spec covers them all.
-// What does not depend on the token is not cached.
+// What attention is, for each family that this engine serves: how Q, K and V come from factors
+// (docs/factors.md). MHA, MQA and GQA are TPA whose head factors do not depend on the token, so one spec
+// covers them all. What does not depend on the token is not cached.
 #pragma once
 
 #include <cstdint>
 
-namespace t6 {
+#include "engine/base/page_tokens.h"
 
-// Tokens of one layer in one page.
-inline constexpr int kPageTokens = 64;
+namespace t6 {
 
 enum class HeadFactor : uint8_t {
   kContextual,  // A [h, R] per token
@@ -35,7 +34,8 @@ struct AttentionSpec {
 
   // The scale on Q.K: 1/sqrt(d), with the means over ranks folded in.
   float logit_scale() const;
-  // Elements of one token's projections, in the order A_Q B_Q A_K B_K A_V B_V (a full query is its h*d numbers).
+  // Elements of one token's projections, in the order A_Q B_Q A_K B_K A_V B_V (a full query is its h*d
+  // numbers).
   int q_elements() const { return full_query ? n_heads * head_dim : q.rank * (n_heads + head_dim); }
   int k_elements() const { return k.rank * (n_heads + head_dim); }
   int v_elements() const { return v.rank * (n_heads + head_dim); }
