@@ -60,5 +60,6 @@ struct ServerConfig {
 StatusOr<ServerConfig> ParseConfig(absl::Span<const std::string> args);
 
 std::string HelpText();
+std::string VersionText();  // "t6d 0.1.0"
 
 }  // namespace t6::server

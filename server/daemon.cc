@@ -1,0 +1,246 @@
+#include "server/daemon.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "server/chat_handler.h"
+#include "server/completion_handler.h"
+#include "server/executor.h"
+#include "server/grpc/grpc_server.h"
+#include "server/http/api.h"
+#include "server/http/http_server.h"
+#include "server/info_handler.h"
+#include "server/log.h"
+#include "server/metrics.h"
+#include "server/served_model.h"
+
+namespace t6::server {
+namespace {
+
+// Tokenising, text and JSON are light beside the model, which needs the cores.
+constexpr int kExecutorThreads = 2;
+// How often Wait looks at what does not notify.
+constexpr absl::Duration kGlance = absl::Milliseconds(10);
+constexpr absl::Duration kHealthGlance = absl::Milliseconds(500);
+
+// Written beside and renamed, so that a reader never sees half of it.
+Status WritePortFile(const std::string& path, int http_port, int grpc_port) {
+  const std::string beside = path + ".tmp";
+  {
+    std::ofstream out(beside, std::ios::trunc);
+    out << nlohmann::json{{"http", http_port}, {"grpc", grpc_port}}.dump() << "\n";
+    out.flush();
+    if (!out) return Unavailable("--port-file {} cannot be written", path);
+  }
+  std::error_code error;
+  std::filesystem::rename(beside, path, error);
+  if (error) return Unavailable("--port-file {} cannot be written: {}", path, error.message());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Torn down in the order of Stop(): the transports first, then the executor, then the engine.
+struct Daemon::Impl {
+  Impl(const ServerConfig& c, EngineFactory factory, Daemon* daemon)
+      : config(c), make_engine(std::move(factory)), metrics(c.served_model_name) {
+    const HandlerDeps deps{&slot, &executor, [this](const RequestRecord& record) {
+                             metrics.CountRequest(record.transport, record.status.code());
+                             LogRequest(record);
+                           }};
+    chat = MakeChatHandler(deps);
+    completion = MakeCompletionHandler(deps);
+    info = MakeInfoHandler(&slot);
+    handlers = {chat.get(), completion.get(), info.get()};
+    app = std::make_unique<HttpApi>(handlers, *daemon, config.http.max_json_depth);
+  }
+  ~Impl() { Stop(absl::InfinitePast()); }
+
+  Status Listen(Daemon* daemon);
+  Status LoadText();
+  Status LoadEngine();
+  void SetState(ServingState next) ABSL_LOCKS_EXCLUDED(mutex);
+  int InFlight() const { return http->requests_in_flight() + grpc->calls_in_flight(); }
+  void Stop(absl::Time deadline);
+
+  const ServerConfig config;
+  const EngineFactory make_engine;
+  Metrics metrics;
+  ModelSlot slot;
+  ServedModel model;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<ChatTemplate> chat_template;
+  std::unique_ptr<ChatHandler> chat;
+  std::unique_ptr<CompletionHandler> completion;
+  std::unique_ptr<InfoHandler> info;
+  Handlers handlers;
+  std::unique_ptr<HttpApi> app;
+  Executor executor{kExecutorThreads};
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<HttpServer> http;
+  std::unique_ptr<GrpcServer> grpc;
+
+  std::atomic<ServingState> state{ServingState::kStarting};
+  absl::Mutex mutex;
+  int stop_calls ABSL_GUARDED_BY(mutex) = 0;
+  bool skip_grace ABSL_GUARDED_BY(mutex) = false;
+};
+
+Status Daemon::Impl::Listen(Daemon* daemon) {
+  T6_ASSIGN_OR_RETURN(http, HttpServer::Start(executor.io(), config.http, app.get()));
+  T6_ASSIGN_OR_RETURN(grpc, GrpcServer::Start(config.grpc, handlers, daemon, &executor));
+  const ListenAddress http_address{config.http.address.host, static_cast<uint16_t>(http->port())};
+  const ListenAddress grpc_address{config.grpc.address.host, static_cast<uint16_t>(grpc->port())};
+  spdlog::info("http listening on {}", http_address.ToString());
+  spdlog::info("grpc listening on {}", grpc_address.ToString());
+  return config.port_file.empty() ? absl::OkStatus()
+                                  : WritePortFile(config.port_file, http->port(), grpc->port());
+}
+
+// Without a tokenizer the model still serves token ids, and without a template completions: unless a flag
+// named them.
+Status Daemon::Impl::LoadText() {
+  const bool named = !config.tokenizer_directory.empty();
+  const std::string directory = named ? config.tokenizer_directory : config.engine.model_directory;
+  auto loaded = Tokenizer::Load(directory);
+  if (loaded.ok()) {
+    tokenizer = *std::move(loaded);
+  } else if (named || !absl::IsNotFound(loaded.status())) {
+    return Annotate(loaded.status(), "tokenizer");
+  } else {
+    spdlog::warn("{}: only prompts of token ids are served", MessageOf(loaded.status()));
+    return config.chat_template_file.empty()
+               ? absl::OkStatus()
+               : InvalidArgument("--chat-template {} needs a tokenizer: --tokenizer names one",
+                                 config.chat_template_file);
+  }
+  const bool has_file = !config.chat_template_file.empty();
+  auto chat_loaded =
+      has_file ? ChatTemplate::LoadFile(config.chat_template_file, directory) : ChatTemplate::Load(directory);
+  if (chat_loaded.ok()) {
+    chat_template = *std::move(chat_loaded);
+  } else if (has_file || !absl::IsNotFound(chat_loaded.status())) {
+    return Annotate(chat_loaded.status(), "chat template");
+  } else {
+    spdlog::warn("{}: chat is refused", MessageOf(chat_loaded.status()));
+  }
+  return absl::OkStatus();
+}
+
+Status Daemon::Impl::LoadEngine() {
+  EngineConfig engine_config = config.engine;
+  if (tokenizer != nullptr) engine_config.n_text_tokens = tokenizer->n_tokens();
+  T6_ASSIGN_OR_RETURN(engine, make_engine(engine_config, metrics.engine()));
+  const ModelInfo& info = engine->info();
+  for (const int32_t id : config.eos_ids) {
+    if (id >= info.vocab_size)
+      return InvalidArgument("--eos-id {} is not below the vocabulary of {}", id, info.vocab_size);
+  }
+  model.name = config.served_model_name;
+  model.engine = engine.get();
+  model.tokenizer = tokenizer.get();
+  model.chat_template = chat_template.get();
+  model.eos_ids = config.eos_ids.empty() ? info.eos_token_ids : config.eos_ids;
+  if (model.eos_ids.empty() && tokenizer != nullptr && tokenizer->eos_token_id().has_value()) {
+    model.eos_ids.push_back(*tokenizer->eos_token_id());
+  }
+  model.created = absl::ToUnixSeconds(absl::Now());
+  spdlog::info("{}: {}, {:.1f} M parameters, context {}; {}; cache {} tokens in {:.0f} MiB", model.name,
+               info.variant, static_cast<double>(info.n_parameters) / 1e6, info.max_context, info.device,
+               info.memory.cache_tokens(), static_cast<double>(info.memory.cache_bytes) / (1 << 20));
+  return absl::OkStatus();
+}
+
+void Daemon::Impl::SetState(ServingState next) {
+  state = next;
+  const bool ready = next == ServingState::kServing;
+  metrics.SetReady(ready);
+  if (grpc != nullptr) grpc->SetServing(ready);
+}
+
+void Daemon::Impl::Stop(absl::Time deadline) {
+  state = ServingState::kStopped;
+  if (http != nullptr) http->Stop(deadline);
+  grpc = nullptr;  // cancels what is left
+  http = nullptr;
+  executor.Stop();
+  slot.Set(nullptr);
+  engine = nullptr;
+}
+
+Daemon::Daemon(const ServerConfig& config, EngineFactory make_engine)
+    : impl_(std::make_unique<Impl>(config, std::move(make_engine), this)) {}
+
+Daemon::~Daemon() = default;
+
+Status Daemon::Start() {
+  const absl::Time start = absl::Now();
+  T6_RETURN_IF_ERROR(impl_->Listen(this));
+  T6_RETURN_IF_ERROR(impl_->LoadText());
+  T6_RETURN_IF_ERROR(impl_->LoadEngine());
+  impl_->slot.Set(&impl_->model);
+  impl_->SetState(ServingState::kServing);
+  spdlog::info("{} ready after {:.2f} s", VersionText(), absl::ToDoubleSeconds(absl::Now() - start));
+  return absl::OkStatus();
+}
+
+Status Daemon::Wait() {
+  Impl& d = *impl_;
+  absl::MutexLock lock(&d.mutex);
+  const auto stop_asked = [&d] { return d.stop_calls > 0; };
+  while (!d.mutex.AwaitWithTimeout(absl::Condition(&stop_asked), kHealthGlance)) {
+    if (Status health = d.engine->health(); !health.ok()) {
+      d.SetState(ServingState::kFailed);
+      return Annotate(health, "the engine failed");
+    }
+  }
+
+  if (!d.skip_grace) {
+    d.SetState(ServingState::kGrace);
+    spdlog::info("stopping: not ready, still serving for {}", absl::FormatDuration(d.config.drain_grace));
+    const auto cut = [&d] { return d.skip_grace || d.stop_calls > 1; };
+    d.mutex.AwaitWithTimeout(absl::Condition(&cut), d.config.drain_grace);
+  }
+
+  d.SetState(ServingState::kDraining);
+  d.engine->StopAdmission();
+  const int calls_before = d.stop_calls;
+  const absl::Time deadline = absl::Now() + d.config.drain_deadline;
+  spdlog::info("draining: {} requests in flight, at most {}", d.InFlight(),
+               absl::FormatDuration(d.config.drain_deadline));
+  const auto cut = [&d, calls_before] { return d.stop_calls > calls_before; };
+  while (d.InFlight() > 0 && absl::Now() < deadline) {
+    if (d.mutex.AwaitWithTimeout(absl::Condition(&cut), std::min(kGlance, deadline - absl::Now()))) break;
+  }
+  if (const int left = d.InFlight(); left > 0) spdlog::warn("{} requests are cut off", left);
+  d.Stop(absl::InfinitePast());
+  spdlog::info("stopped");
+  return absl::OkStatus();
+}
+
+void Daemon::RequestStop(bool skip_grace) {
+  absl::MutexLock lock(&impl_->mutex);
+  ++impl_->stop_calls;
+  impl_->skip_grace |= skip_grace;
+}
+
+int Daemon::http_port() const { return impl_->http->port(); }
+
+int Daemon::grpc_port() const { return impl_->grpc->port(); }
+
+ServingState Daemon::state() const { return impl_->state; }
+
+std::string Daemon::MetricsText() const { return impl_->metrics.Text(); }
+
+std::string Daemon::Version() const { return VersionText(); }
+
+}  // namespace t6::server

@@ -1,0 +1,55 @@
+#include "server/grpc/grpc_call.h"
+
+#include <string>
+
+#include "server/error_map.h"
+#include "server/request_id.h"
+
+namespace t6::server {
+namespace {
+
+constexpr char kRequestId[] = "x-request-id";
+
+// A header value is visible ASCII; a field's name may quote what a client sent.
+bool IsHeaderSafe(const std::string& text) { return IsValidRequestId(text); }
+
+}  // namespace
+
+CallContext BeginCall(grpc::CallbackServerContext* context) {
+  CallContext call;
+  call.transport = "grpc";
+  const auto& metadata = context->client_metadata();
+  const auto id = metadata.find(kRequestId);
+  call.request_id = RequestIdFrom(
+      id == metadata.end() ? std::string_view() : std::string_view(id->second.data(), id->second.size()));
+  context->AddInitialMetadata(kRequestId, call.request_id);
+  // The far future stands for no deadline, and overflows when converted.
+  const auto deadline = context->deadline();
+  if (deadline < std::chrono::system_clock::now() + std::chrono::hours(24 * 365)) {
+    call.deadline = absl::FromChrono(deadline);
+  }
+  return call;
+}
+
+grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context) {
+  if (status.ok()) return grpc::Status::OK;
+  const int retry_ms = WireErrorOf(status).retry_after_ms;
+  if (retry_ms >= 0) context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(retry_ms));
+  const std::string param = GetErrorParam(status);
+  if (IsHeaderSafe(param)) context->AddTrailingMetadata("t6-error-param", param);
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(MessageOf(status)));
+}
+
+Status CheckAccepting(const Admin& admin) {
+  if (admin.accepts_requests()) return absl::OkStatus();
+  switch (admin.state()) {
+    case ServingState::kStarting:
+      return Unavailable("the model is still being loaded");
+    case ServingState::kFailed:
+      return Unavailable("the engine has failed");
+    default:
+      return Unavailable("the server is shutting down");
+  }
+}
+
+}  // namespace t6::server

@@ -1,0 +1,213 @@
+// The two kinds of generation RPC. A reactor lives until gRPC's OnDone; the handler's answers come on the
+// executor and may come after that, so they go through a shared state whose mutex orders them against
+// cancellation.
+#pragma once
+
+#include <grpcpp/support/server_callback.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "server/grpc/grpc_call.h"
+
+namespace t6::server {
+
+// One answer for one request.
+template <typename Handler, typename Request, typename Response>
+class UnaryReactor final : public grpc::ServerUnaryReactor {
+ public:
+  UnaryReactor(const GrpcDeps& deps, Handler* handler, grpc::CallbackServerContext* context,
+               const Request* request, Response* response)
+      : deps_(deps), state_(std::make_shared<State>()) {
+    ++deps_.in_flight;
+    state_->reactor = this;
+    state_->context = context;
+    CallContext call = BeginCall(context);
+    // `request` and `response` live until Finish, which until this ran only comes after `begun`.
+    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request, response] {
+      state->Begin(deps, handler, call, *request, response);
+    });
+  }
+
+  void OnCancel() override { state_->Cancel(); }
+  void OnDone() override {
+    --deps_.in_flight;
+    delete this;
+  }
+
+ private:
+  struct State : std::enable_shared_from_this<State> {
+    absl::Mutex mutex;
+    UnaryReactor* reactor ABSL_GUARDED_BY(mutex) = nullptr;  // null once finished
+    grpc::CallbackServerContext* context = nullptr;          // lives as long as the reactor
+    std::unique_ptr<UnaryCall> call ABSL_GUARDED_BY(mutex);
+    bool begun ABSL_GUARDED_BY(mutex) = false;
+    bool cancelled ABSL_GUARDED_BY(mutex) = false;
+
+    void Begin(const GrpcDeps& deps, Handler* handler, const CallContext& call_context,
+               const Request& request, Response* response) {
+      {
+        absl::MutexLock lock(&mutex);
+        if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
+      }
+      Status accepting = CheckAccepting(*deps.admin);
+      StatusOr<std::unique_ptr<UnaryCall>> started = accepting;
+      if (accepting.ok()) {
+        started = handler->Create(request, call_context,
+                                  [self = this->shared_from_this(), response](StatusOr<Response> answer) {
+                                    self->Answer(std::move(answer), response);
+                                  });
+      }
+      std::unique_ptr<UnaryCall> dropped;  // destroyed outside the lock
+      absl::MutexLock lock(&mutex);
+      begun = true;
+      if (!started.ok()) return Finish(started.status());
+      if (cancelled) {
+        dropped = *std::move(started);
+        return Finish(absl::CancelledError("the client cancelled the request"));
+      }
+      if (reactor != nullptr) call = *std::move(started);  // else it is answered already
+    }
+
+    void Answer(StatusOr<Response> answer, Response* response) {
+      std::unique_ptr<UnaryCall> ended;
+      absl::MutexLock lock(&mutex);
+      ended = std::move(call);
+      if (reactor == nullptr) return;
+      if (answer.ok()) *response = *std::move(answer);
+      Finish(answer.status());
+    }
+
+    void Cancel() {
+      std::unique_ptr<UnaryCall> dropped;
+      absl::MutexLock lock(&mutex);
+      cancelled = true;
+      dropped = std::move(call);
+      if (begun) Finish(absl::CancelledError("the client cancelled the request"));
+    }
+
+    void Finish(const Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      if (reactor == nullptr) return;
+      std::exchange(reactor, nullptr)->Finish(EndCall(status, context));
+    }
+  };
+
+  const GrpcDeps& deps_;
+  const std::shared_ptr<State> state_;
+};
+
+// A stream of answers: pulls a chunk, writes it, pulls the next. One write is in flight at most, so a slow
+// reader's chunks merge on our side instead of piling up in gRPC's.
+template <typename Handler, typename Request, typename Chunk>
+class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
+ public:
+  StreamReactor(const GrpcDeps& deps, Handler* handler, grpc::CallbackServerContext* context,
+                const Request* request)
+      : deps_(deps), state_(std::make_shared<State>()) {
+    ++deps_.in_flight;
+    state_->reactor = this;
+    state_->context = context;
+    CallContext call = BeginCall(context);
+    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request] {
+      state->Begin(deps, handler, call, *request);
+    });
+  }
+
+  void OnWriteDone(bool ok) override { state_->Written(ok); }
+  void OnCancel() override { state_->Cancel(); }
+  void OnDone() override {
+    --deps_.in_flight;
+    delete this;
+  }
+
+ private:
+  struct State : std::enable_shared_from_this<State> {
+    absl::Mutex mutex;
+    StreamReactor* reactor ABSL_GUARDED_BY(mutex) = nullptr;  // null once finished
+    grpc::CallbackServerContext* context = nullptr;           // lives as long as the reactor
+    std::unique_ptr<StreamingCall<Chunk>> call ABSL_GUARDED_BY(mutex);
+    Chunk chunk ABSL_GUARDED_BY(mutex);  // being written
+    bool begun ABSL_GUARDED_BY(mutex) = false;
+    bool writing ABSL_GUARDED_BY(mutex) = false;
+    bool cancelled ABSL_GUARDED_BY(mutex) = false;
+
+    void Begin(const GrpcDeps& deps, Handler* handler, const CallContext& call_context,
+               const Request& request) {
+      {
+        absl::MutexLock lock(&mutex);
+        if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
+      }
+      Status accepting = CheckAccepting(*deps.admin);
+      StatusOr<std::unique_ptr<StreamingCall<Chunk>>> started = accepting;
+      if (accepting.ok()) started = handler->Stream(request, call_context);
+      absl::MutexLock lock(&mutex);
+      begun = true;
+      if (!started.ok()) return Finish(started.status());
+      call = *std::move(started);
+      if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
+      Pull();
+    }
+
+    void Pull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      call->Next([self = this->shared_from_this()](StatusOr<std::optional<Chunk>> next) {
+        self->Take(std::move(next));
+      });
+    }
+
+    void Take(StatusOr<std::optional<Chunk>> next) {
+      absl::MutexLock lock(&mutex);
+      if (reactor == nullptr) return;
+      if (!next.ok()) return Finish(next.status());
+      if (!next->has_value()) return Finish(absl::OkStatus());
+      chunk = std::move(**next);
+      writing = true;
+      reactor->StartWrite(&chunk);
+    }
+
+    void Written(bool ok) {
+      absl::MutexLock lock(&mutex);
+      writing = false;
+      if (!ok || cancelled) return Finish(absl::CancelledError("the client is gone"));
+      Pull();
+    }
+
+    void Cancel() {
+      absl::MutexLock lock(&mutex);
+      cancelled = true;
+      if (call != nullptr) call->Cancel();
+      // A write in flight still uses `chunk`: Written follows and finishes.
+      if (begun && !writing) Finish(absl::CancelledError("the client cancelled the request"));
+    }
+
+    void Finish(const Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+      if (reactor == nullptr) return;
+      call = nullptr;
+      std::exchange(reactor, nullptr)->Finish(EndCall(status, context));
+    }
+  };
+
+  const GrpcDeps& deps_;
+  const std::shared_ptr<State> state_;
+};
+
+// What is answered at once: runs `answer` on the executor and finishes with its result.
+template <typename Response, typename Answer>
+grpc::ServerUnaryReactor* AnswerOnExecutor(const GrpcDeps& deps, grpc::CallbackServerContext* context,
+                                           Response* response, Answer answer) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  BeginCall(context);
+  deps.executor->Post([&deps, context, response, reactor, answer = std::move(answer)] {
+    Status status = CheckAccepting(*deps.admin);
+    if (status.ok()) {
+      StatusOr<Response> result = answer();
+      status = result.status();
+      if (result.ok()) *response = *std::move(result);
+    }
+    reactor->Finish(EndCall(status, context));
+  });
+  return reactor;
+}
+
+}  // namespace t6::server
