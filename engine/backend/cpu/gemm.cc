@@ -1,10 +1,12 @@
 #include "engine/backend/cpu/gemm.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstring>
 #include <utility>
 
+#include "engine/backend/cpu/gemm_onednn.h"
 #include "engine/backend/cpu/gemm_tile.h"
 #include "engine/backend/cpu/row_ops.h"
 #include "engine/base/check.h"
@@ -13,9 +15,8 @@
 namespace t6::cpu {
 namespace {
 
-constexpr int kTileRows = 128;  // rows of one tile: its sums stay in the second-level cache
-constexpr int kRowPadding =
-    32;  // elements between prepared rows, so that powers of two do not share cache sets
+constexpr int kTileRows = 128;     // rows of one tile: its sums stay in the second-level cache
+constexpr int kOnednnRows = 64;    // from here on float32 goes to oneDNN, where it knows our packing
 constexpr int kInlineWork = 8192;  // numbers to prepare below which waking workers costs more than it saves
 
 int RoundUp(int n, int step) { return (n + step - 1) / step * step; }
@@ -99,7 +100,11 @@ struct alignas(64) WorkerShare {
 class GemmImpl final : public Gemm {
  public:
   explicit GemmImpl(ThreadPool* pool)
-      : pool_(pool), kernels_(ChooseBlockKernels()), shares_(pool->n_threads()), tiles_(pool->n_threads()) {}
+      : pool_(pool),
+        kernels_(ChooseBlockKernels()),
+        onednn_(pool->n_threads()),
+        shares_(pool->n_threads()),
+        tiles_(pool->n_threads()) {}
 
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu) override;
@@ -113,23 +118,27 @@ class GemmImpl final : public Gemm {
   static constexpr size_t kTileBytes = size_t{kTileRows} * 2 * kBlockColumns * sizeof(float);
 
   static size_t PreparedBytes(int rows, int k) {
-    return static_cast<size_t>(RoundUp(rows, kRowStep)) * (RoundUp(k, kDepthStep) + kRowPadding) *
-           sizeof(float);
+    return static_cast<size_t>(RoundUp(rows, kRowStep)) * RoundUp(k, kDepthStep) * sizeof(float);
   }
   template <typename T>
-  void PrepareRows(const ProjectParams& params, T* prepared, size_t stride);
+  void PrepareRows(const ProjectParams& params, T* prepared);
   template <typename Item>
   void RunSticky(int n_items, const Item& item);
-  void ProjectUnit(const ProjectParams& params, const PackedWeights& weights, size_t a_stride, int unit,
-                   int first_row, int end_row, float* tile) const;
-  BlockKernel KernelFor(DType dtype, int n_rows) const {
-    if (dtype == DType::kF32) return kernels_.f32;
-    return kernels_.bf16_many != nullptr && n_rows >= kernels_.bf16_many_rows ? kernels_.bf16_many
-                                                                              : kernels_.bf16;
-  }
+  // What computes one call's tiles: oneDNN's products for 32, 64, 96 and 128 rows where they are set, else
+  // the kernel.
+  struct Job {
+    const PackedWeights* weights = nullptr;
+    BlockKernel kernel = nullptr;
+    std::array<const OnednnProduct*, kTileRows / kRowStep> onednn = {};
+  };
+  Job MakeJob(const PackedWeights& weights, int n_rows);
+  void MultiplyTile(const Job& job, int unit, int row, int n_rows, float* tile, int worker) const;
+  void ProjectUnit(const ProjectParams& params, const Job& job, int unit, int first_row, int end_row,
+                   int worker) const;
 
   ThreadPool* pool_;
   BlockKernels kernels_;
+  OnednnProducts onednn_;
   std::vector<WorkerShare> shares_;
   std::vector<HostBuffer> tiles_;  // one a worker
   HostBuffer prepared_;            // the input rows: normalised, rounded, padded
@@ -174,13 +183,13 @@ Status GemmImpl::Reserve(int max_rows, int max_k, int max_n) {
 }
 
 template <typename T>
-void GemmImpl::PrepareRows(const ProjectParams& p, T* prepared, size_t stride) {
+void GemmImpl::PrepareRows(const ProjectParams& p, T* prepared) {
   const int k = p.weight->k();
   const int k_padded = RoundUp(k, kDepthStep);
   const auto prepare = [&](int first, int end) {
     for (int r = first; r < end; ++r) {
       const size_t source = p.row_index != nullptr ? p.row_index[r] : r;
-      PrepareRow(p.in + source * k, k, k_padded, p.norm, prepared + r * stride);
+      PrepareRow(p.in + source * k, k, k_padded, p.norm, prepared + static_cast<size_t>(r) * k_padded);
     }
   };
   const int rows_per_task = std::max(1, kInlineWork / k_padded);
@@ -208,33 +217,62 @@ void GemmImpl::RunSticky(int n_items, const Item& item) {
   });
 }
 
-void GemmImpl::ProjectUnit(const ProjectParams& p, const PackedWeights& weights, size_t a_stride, int unit,
-                           int first_row, int end_row, float* tile) const {
+void GemmImpl::MultiplyTile(const Job& job, int unit, int row, int n_rows, float* tile, int worker) const {
+  const PackedWeights& weights = *job.weights;
   const int n_blocks = weights.swiglu() ? 2 : 1;
-  const BlockKernel kernel = KernelFor(weights.dtype(), p.n_rows);
+  const uint8_t* a =
+      prepared_.data() + static_cast<size_t>(row) * weights.k_padded() * SizeOf(weights.dtype());
+  if (const OnednnProduct* product = job.onednn[(n_rows - 1) / kRowStep]) {
+    product->Run(reinterpret_cast<const float*>(a), weights.block(unit * n_blocks), tile, worker);
+    return;
+  }
+  BlockProduct product;
+  product.a = a;
+  product.a_stride = weights.k_padded();
+  product.n_rows = n_rows;
+  product.k_padded = weights.k_padded();
+  product.c_stride = static_cast<size_t>(n_blocks) * kBlockColumns;
+  for (int block = 0; block < n_blocks; ++block) {
+    product.b = weights.block(unit * n_blocks + block);
+    product.c = tile + block * kBlockColumns;
+    job.kernel(product);
+  }
+}
+
+void GemmImpl::ProjectUnit(const ProjectParams& p, const Job& job, int unit, int first_row, int end_row,
+                           int worker) const {
+  const PackedWeights& weights = *job.weights;
+  float* tile = tiles_[worker].as<float>();
+  TileEpilogue finish;
+  finish.kind = p.epilogue;
+  finish.c = tile;
+  finish.c_up = tile + kBlockColumns;
+  finish.c_stride = static_cast<size_t>(weights.swiglu() ? 2 : 1) * kBlockColumns;
+  finish.n_columns = std::min(kBlockColumns, weights.n_outputs() - unit * kBlockColumns);
+  finish.out_stride = weights.n_outputs();
   for (int row = first_row; row < end_row; row += kTileRows) {
-    BlockProduct product;
-    product.a = prepared_.data() + row * a_stride * SizeOf(weights.dtype());
-    product.a_stride = a_stride;
-    product.n_rows = std::min(kTileRows, end_row - row);
-    product.k_padded = weights.k_padded();
-    product.c_stride = static_cast<size_t>(n_blocks) * kBlockColumns;
-    for (int block = 0; block < n_blocks; ++block) {
-      product.b = weights.block(unit * n_blocks + block);
-      product.c = tile + block * kBlockColumns;
-      kernel(product);
-    }
-    TileEpilogue finish;
-    finish.kind = p.epilogue;
-    finish.c = tile;
-    finish.c_up = tile + kBlockColumns;
-    finish.c_stride = product.c_stride;
-    finish.n_rows = product.n_rows;
-    finish.n_columns = std::min(kBlockColumns, weights.n_outputs() - unit * kBlockColumns);
-    finish.out_stride = weights.n_outputs();
+    finish.n_rows = std::min(kTileRows, end_row - row);
+    MultiplyTile(job, unit, row, finish.n_rows, tile, worker);
     finish.out = p.out + row * finish.out_stride + unit * kBlockColumns;
     FinishTile(finish);
   }
+}
+
+GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
+  Job job;
+  job.weights = &weights;
+  if (weights.dtype() == DType::kBF16) {
+    const bool many = kernels_.bf16_many != nullptr && n_rows >= kernels_.bf16_many_rows;
+    job.kernel = many ? kernels_.bf16_many : kernels_.bf16;
+    return job;
+  }
+  job.kernel = kernels_.f32;
+  if (n_rows < kOnednnRows) return job;
+  for (int i = 0; i < kTileRows / kRowStep; ++i) {
+    job.onednn[i] =
+        onednn_.Find((i + 1) * kRowStep, weights.k_padded(), (weights.swiglu() ? 2 : 1) * kBlockColumns);
+  }
+  return job;
 }
 
 void GemmImpl::Project(const ProjectParams& p) {
@@ -244,12 +282,12 @@ void GemmImpl::Project(const ProjectParams& p) {
   const Status reserved =
       Reserve(p.n_rows, weights.k(), weights.n());  // nothing, when Reserve was asked for enough
   T6_CHECK(reserved.ok(), "{}", MessageOf(reserved));
-  const size_t a_stride = weights.k_padded() + kRowPadding;
   if (weights.dtype() == DType::kF32) {
-    PrepareRows(p, prepared_.as<float>(), a_stride);
+    PrepareRows(p, prepared_.as<float>());
   } else {
-    PrepareRows(p, prepared_.as<bf16>(), a_stride);
+    PrepareRows(p, prepared_.as<bf16>());
   }
+  const Job job = MakeJob(weights, p.n_rows);
   // Blocks alone keep a few workers busy; many workers need the rows cut too.
   const int n_units = weights.n_units();
   const int wanted = std::max(1, 3 * pool_->n_threads() / n_units);
@@ -257,8 +295,7 @@ void GemmImpl::Project(const ProjectParams& p) {
   const int chunk = RoundUp((p.n_rows + n_chunks - 1) / n_chunks, kRowStep);
   RunSticky(n_units * n_chunks, [&](int item, int worker) {
     const int first_row = item % n_chunks * chunk;
-    ProjectUnit(p, weights, a_stride, item / n_chunks, first_row, std::min(p.n_rows, first_row + chunk),
-                tiles_[worker].as<float>());
+    ProjectUnit(p, job, item / n_chunks, first_row, std::min(p.n_rows, first_row + chunk), worker);
   });
 }
 

@@ -162,8 +162,10 @@ bool AskForAmx() {
 }  // namespace
 
 void RowsAmxBf16(const BlockProduct& p) {
-  const TileConfig config;
-  _tile_loadconfig(&config);
+  // Constant memory: the compiler thinks that only the first bytes are read, and drops later stores to a
+  // local one.
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
   const int n_tiles = (p.n_rows + kTileRows - 1) / kTileRows;
   const int n_paired_rows = n_tiles / 2 * 2 * kTileRows;
   for (int column = 0; column < kBlockColumns; column += 32) {
