@@ -168,7 +168,7 @@ void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFuncti
 }
 
 void HttpApi::AddPost(std::string path, RouteFunction function) {
-  router_.Add(
+  AddModelRoute(
       "POST", std::move(path),
       [this, function = std::move(function)](const HttpRequest& request, const std::string& tail,
                                              const Reply& reply) -> std::shared_ptr<void> {

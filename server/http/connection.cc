@@ -337,7 +337,8 @@ void Connection::Linger() {
   Read();
 }
 
-// With the read-ahead full no read is pending that would notice the client's leaving.
+// With the read-ahead full no read is pending that would notice the client's leaving; the kernel is asked
+// instead, which knows once all that the client sent has arrived.
 void Connection::WatchForHangUp() { ArmTimer(kHangUpPoll); }
 
 void Connection::ArmTimer(absl::Duration after) {

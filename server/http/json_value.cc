@@ -21,8 +21,23 @@ std::string Cut(std::string_view text) {
   return std::string(text.substr(0, end)) + "...";
 }
 
-std::string Quoted(std::string_view text) {
-  return Json(Cut(text)).dump(-1, ' ', false, Json::error_handler_t::replace);
+std::string Dumped(const Json& value) { return value.dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+// Compact JSON of `value` as far as it will be shown: a large value costs no more than a small one.
+void AppendShort(const Json& value, std::string* out) {
+  if (value.is_string()) {
+    *out += Dumped(Cut(value.get_ref<const std::string&>()));
+  } else if (!value.is_structured()) {
+    *out += value.dump();
+  } else {
+    *out += value.is_array() ? '[' : '{';
+    for (auto element = value.begin(); element != value.end() && out->size() <= kShownBytes; ++element) {
+      if (element != value.begin()) *out += ',';
+      if (value.is_object()) *out += Dumped(Cut(element.key())) + ":";
+      AppendShort(*element, out);
+    }
+    *out += value.is_array() ? ']' : '}';
+  }
 }
 
 // Builds the value while it refuses what nlohmann's own builder lets pass.
@@ -47,7 +62,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool key(string_t& name) override {
     if (stack_.back()->contains(name)) {
-      return Fail(BadField(Cut(name), "the key {} stands twice in the same object", Quoted(name)));
+      return Fail(BadField(Cut(name), "the key {} stands twice in the same object", Dumped(Cut(name))));
     }
     key_ = std::move(name);
     return true;
@@ -134,16 +149,9 @@ StatusOr<Json> ParseJsonObject(std::string_view text, int max_depth) {
 }
 
 std::string Shortened(const Json& value) {
-  switch (value.type()) {
-    case Json::value_t::string:
-      return Quoted(value.get_ref<const std::string&>());
-    case Json::value_t::array:
-      return value.empty() ? "[]" : fmt::format("a list of {}", value.size());
-    case Json::value_t::object:
-      return value.empty() ? "{}" : fmt::format("an object with the key {}", Quoted(value.begin().key()));
-    default:
-      return value.dump();
-  }
+  std::string text;
+  AppendShort(value, &text);
+  return value.is_structured() ? Cut(text) : text;
 }
 
 Status WrongType(const std::string& field, std::string_view wanted, const Json& value) {

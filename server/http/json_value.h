@@ -16,7 +16,7 @@ using Json = nlohmann::json;
 // double, invalid UTF-8, comments, NaN, anything after the object.
 StatusOr<Json> ParseJsonObject(std::string_view text, int max_depth);
 
-// For messages: numbers as they are, strings cut at 60 bytes, the rest by kind and size.
+// For messages: compact JSON, cut after some 60 bytes.
 std::string Shortened(const Json& value);
 
 // INVALID_ARGUMENT: "temperature" must be a number, got "hot".

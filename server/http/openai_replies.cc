@@ -16,7 +16,7 @@ std::string Dump(const OrderedJson& json) {
   return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
-// The double nearest to the float's shortest text prints as that text.
+// By way of the float's shortest text, or 0.1 would print with the 17 digits of a double.
 OrderedJson Number(float value) {
   // What OpenAI writes for a token that cannot be; JSON has no infinity.
   if (!std::isfinite(value)) return -9999.0;

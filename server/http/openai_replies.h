@@ -1,5 +1,5 @@
-// Proto -> OpenAI's JSON, whole or as the events of a stream. Key order is OpenAI's. Floats are the shortest
-// text that reads back as the same float32; text that is not UTF-8 is repaired. Values; one thread at a time.
+// Proto -> OpenAI's JSON, whole or as the events of a stream. Key order is OpenAI's. Floats read back as
+// the same float32; text that is not UTF-8 is repaired. Values; one thread at a time.
 #pragma once
 
 #include <map>
