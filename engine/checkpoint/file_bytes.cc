@@ -90,13 +90,4 @@ Status FileBytes::CheckUnchanged() const {
   return absl::OkStatus();
 }
 
-StatusOr<std::string> ReadTextFile(const std::filesystem::path& path, uint64_t limit) {
-  Descriptor opened;
-  T6_ASSIGN_OR_RETURN(const uint64_t size, OpenRegular(path, opened));
-  if (size > limit) return ResourceExhausted("{}: {} bytes; the limit is {}", path.string(), size, limit);
-  std::string text(size, '\0');
-  T6_RETURN_IF_ERROR(ReadAll(opened.fd, path.string(), reinterpret_cast<uint8_t*>(text.data()), size));
-  return text;
-}
-
 }  // namespace t6

@@ -41,7 +41,4 @@ class FileBytes {
   int mapped_ = -1;  // the file's descriptor when mapped
 };
 
-// A whole small text file. RESOURCE_EXHAUSTED beyond `limit` bytes.
-StatusOr<std::string> ReadTextFile(const std::filesystem::path& path, uint64_t limit);
-
 }  // namespace t6

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "engine/checkpoint/bounded_json.h"
+#include "engine/base/read_file.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/tensor_source.h"
 #include "engine/checkpoint/tensor_table.h"

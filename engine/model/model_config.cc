@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "engine/base/read_file.h"
 #include "engine/checkpoint/bounded_json.h"
 #include "engine/checkpoint/file_bytes.h"
 

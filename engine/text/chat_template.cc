@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "engine/base/read_file.h"
 #include "engine/text/ffi/ffi_call.h"
 #include "engine/text/hf_tokenizer.h"
 #include "engine/text/special_marks.h"

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "engine/base/read_file.h"
 #include "engine/text/ffi/ffi_call.h"
 #include "engine/text/hf_tokenizer.h"
 #include "engine/text/tokenizer_config.h"

@@ -1,8 +1,9 @@
 #include "engine/text/tokenizer_config.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
+
+#include "engine/base/read_file.h"
 
 namespace t6 {
 namespace {
@@ -50,23 +51,6 @@ StatusOr<std::optional<std::string>> TemplateOf(const Json& json, const std::fil
 }
 
 }  // namespace
-
-StatusOr<std::string> ReadTextFile(const std::filesystem::path& file, size_t limit) {
-  std::error_code error;
-  const auto status = std::filesystem::status(file, error);
-  if (!std::filesystem::exists(status)) return NotFound("{}: no such file", file.string());
-  // A pipe or device would block or never end.
-  if (!std::filesystem::is_regular_file(status)) return InvalidArgument("{}: not a file", file.string());
-  std::ifstream in(file, std::ios::binary);
-  std::string text;
-  std::vector<char> block(1 << 16);
-  while (in.read(block.data(), static_cast<std::streamsize>(block.size())) || in.gcount() > 0) {
-    text.append(block.data(), static_cast<size_t>(in.gcount()));
-    if (text.size() > limit) return InvalidArgument("{}: larger than {} bytes", file.string(), limit);
-  }
-  if (!in.eof()) return InvalidArgument("{}: cannot be read", file.string());
-  return text;
-}
 
 StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::filesystem::path& directory) {
   TokenizerConfig config;

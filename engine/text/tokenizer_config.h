@@ -21,7 +21,4 @@ struct TokenizerConfig {
 // A file that is absent says nothing; one that is malformed is INVALID_ARGUMENT.
 StatusOr<TokenizerConfig> ReadTokenizerConfig(const std::filesystem::path& directory);
 
-// The whole of a regular file of at most `limit` bytes. NOT_FOUND, INVALID_ARGUMENT.
-StatusOr<std::string> ReadTextFile(const std::filesystem::path& file, size_t limit);
-
 }  // namespace t6
