@@ -117,12 +117,15 @@ inline const void* PackFloatValues(const float* rows, int dp, void* buffer) {
   return buffer;
 }
 
-// kRows rows times two vectors of columns: 2 kRows sums, 2 of b and a broadcast in 32 registers.
-template <int kRows>
+// kRows rows times two vectors of columns: 2 kRows sums, 2 of b and a broadcast in 32 registers. With kPlain,
+// b is rows of bf16 that are paired on the way.
+template <int kRows, bool kPlain>
 void GemmRows(const GemmArgs& g, int row) {
   const auto* a = static_cast<const uint16_t*>(g.a) + static_cast<size_t>(row) * g.lda;
   for (int n = 0; n < g.n; n += 32) {
-    const auto* b = static_cast<const uint32_t*>(g.b) + n;
+    const auto* b = kPlain ? reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(g.b) + n)
+                           : static_cast<const uint32_t*>(g.b) + n;
+    const __m512i low = InterleaveIndex(0), high = InterleaveIndex(16);
     float* c = g.c + static_cast<size_t>(row) * g.ldc + n;
     __m512 s0[kRows], s1[kRows];
 #pragma GCC unroll 16
@@ -131,7 +134,14 @@ void GemmRows(const GemmArgs& g, int row) {
       s1[r] = g.accumulate ? _mm512_loadu_ps(c + r * g.ldc + 16) : _mm512_setzero_ps();
     }
     for (int k = 0; k < g.k; k += 2) {
-      const auto b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 16);
+      __m512i x0, x1;
+      if constexpr (kPlain) {
+        const __m512i even = _mm512_loadu_si512(b), odd = _mm512_loadu_si512(b + g.ldb / 2);
+        x0 = _mm512_permutex2var_epi16(even, low, odd), x1 = _mm512_permutex2var_epi16(even, high, odd);
+      } else {
+        x0 = _mm512_loadu_si512(b), x1 = _mm512_loadu_si512(b + 16);
+      }
+      const auto b0 = (__m512bh)x0, b1 = (__m512bh)x1;
       b += g.ldb;
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -150,20 +160,21 @@ void GemmRows(const GemmArgs& g, int row) {
   }
 }
 
-inline constexpr int kMaxRows = 14;
+inline constexpr int kMaxRows = 13;  // and two indices where b is plain
 
-template <int... kRows>
+template <bool kPlain, int... kRows>
 void GemmBlock(const GemmArgs& g, int row, int n_rows, std::integer_sequence<int, kRows...>) {
   using Block = void (*)(const GemmArgs&, int);
-  static constexpr Block kBlocks[] = {GemmRows<kRows + 1>...};
+  static constexpr Block kBlocks[] = {GemmRows<kRows + 1, kPlain>...};
   kBlocks[n_rows - 1](g, row);
 }
 
-inline void Gemm(const GemmArgs& g) {
+template <bool kPlain>
+void Gemm(const GemmArgs& g) {
   const int n_blocks = (g.m + kMaxRows - 1) / kMaxRows;
   for (int i = 0; i < n_blocks; ++i) {
     const int begin = g.m * i / n_blocks, end = g.m * (i + 1) / n_blocks;
-    GemmBlock(g, begin, end - begin, std::make_integer_sequence<int, kMaxRows>());
+    GemmBlock<kPlain>(g, begin, end - begin, std::make_integer_sequence<int, kMaxRows>());
   }
 }
 
@@ -175,14 +186,18 @@ inline void Gemm(const GemmArgs& g) {
 namespace t6::cpu::amx_kernels {
 
 // All eight tiles are 16 rows of 64 bytes.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[8] = {16, 16, 16, 16, 16, 16, 16, 16}, unused[8] = {};
+};
+static_assert(sizeof(TileConfig) == 64);
+
 inline void Enter() {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t column_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } config;
-  static_assert(sizeof(config) == 64);
-  _tile_loadconfig(&config);
+  // Constant memory: GCC 12 believes that the instruction reads 8 bytes, and drops stores to the rest of a
+  // local one.
+  static constexpr TileConfig kConfig;
+  _tile_loadconfig(&kConfig);
 }
 
 inline void Leave() { _tile_release(); }

@@ -37,8 +37,10 @@ HWY_INLINE Vf LoadWide(Df d, const bf16* p) {
 HWY_INLINE Vf Exp2(Df d, Vf x) {
   const hn::RebindToSigned<Df> di;
   x = hn::Max(x, hn::Set(d, -126.0f));
-  const Vf whole = hn::Round(x);
-  const Vf f = hn::Sub(x, whole);
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+  const Vf magic = hn::Set(d, 12582912.0f);
+  const Vf shifted = hn::Add(x, magic);
+  const Vf f = hn::Sub(x, hn::Sub(shifted, magic));
   Vf y = hn::Set(d, 1.559467747e-4f);
   y = hn::MulAdd(y, f, hn::Set(d, 1.340664390e-3f));
   y = hn::MulAdd(y, f, hn::Set(d, 9.617692975e-3f));
@@ -46,8 +48,7 @@ HWY_INLINE Vf Exp2(Df d, Vf x) {
   y = hn::MulAdd(y, f, hn::Set(d, 2.402265278e-1f));
   y = hn::MulAdd(y, f, hn::Set(d, 6.931472150e-1f));
   y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
-  const auto exponent = hn::ShiftLeft<23>(hn::ConvertTo(di, whole));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, y), exponent));
+  return hn::BitCast(d, hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 }
 
 inline float Exp2(float x) {
@@ -66,8 +67,7 @@ inline void Scale(float* x, int n, float factor) {
   }
 }
 
-// --- products
-// ------------------------------------------------------------------------------------------------------
+// --- products ---
 
 template <int kRows>
 void GemmRows(const GemmArgs& g, int row) {
@@ -119,8 +119,49 @@ void GemmF32(const GemmArgs& g) {
   }
 }
 
-// --- packing
-// -------------------------------------------------------------------------------------------------------
+void Mix(const MixArgs& m) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int i = 0; i < m.n; ++i) {
+    const float* a = m.a + i * m.a_stride;
+    for (int c = 0; c < m.dp; c += 2 * lanes) {
+      const float* b = m.vectors + i * m.vector_stride + c;
+      Vf s0 = hn::Zero(d), s1 = hn::Zero(d);
+      for (int q = 0; q < m.rank; ++q, b += m.dp) {
+        const Vf x = hn::Set(d, a[q]);
+        s0 = hn::MulAdd(x, hn::LoadU(d, b), s0);
+        s1 = hn::MulAdd(x, hn::LoadU(d, b + lanes), s1);
+      }
+      hn::StoreU(s0, d, m.out + static_cast<size_t>(i) * m.dp + c);
+      hn::StoreU(s1, d, m.out + static_cast<size_t>(i) * m.dp + c + lanes);
+    }
+  }
+}
+
+void Rotate(const RotateArgs& r) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Vf scale = hn::Set(d, r.scale);
+  for (int v = 0; v < r.n; ++v) {
+    const float* in = r.in + static_cast<size_t>(v) * r.d;
+    float* out = r.out + static_cast<size_t>(v) * r.dp;
+    int i = 0;
+    for (; i + lanes <= r.half; i += lanes) {
+      const Vf x1 = hn::LoadU(d, in + i), x2 = hn::LoadU(d, in + r.half + i);
+      const Vf cos = hn::LoadU(d, r.cos + i), sin = hn::LoadU(d, r.sin + i);
+      hn::StoreU(hn::Mul(hn::Add(hn::Mul(x1, cos), hn::Mul(x2, sin)), scale), d, out + i);
+      hn::StoreU(hn::Mul(hn::Sub(hn::Mul(x2, cos), hn::Mul(x1, sin)), scale), d, out + r.half + i);
+    }
+    for (; i < r.half; ++i) {
+      out[i] = (in[i] * r.cos[i] + in[r.half + i] * r.sin[i]) * r.scale;
+      out[r.half + i] = (in[r.half + i] * r.cos[i] - in[i] * r.sin[i]) * r.scale;
+    }
+    for (i = 2 * r.half; i < r.d; ++i) out[i] = in[i] * r.scale;
+    for (i = r.d; i < r.dp; ++i) out[i] = 0.0f;
+  }
+}
+
+// --- packing ---
 
 // Transposes [64][stride] by blocks of 4 x 4: n_columns of it -> [n_columns][64].
 inline void Transpose(const float* in, int stride, int n_columns, float* out) {
@@ -191,8 +232,7 @@ const void* PackValues(const void* rows, int dp, void* buffer) {
   return buffer;
 }
 
-// --- scores, softmax, weights
-// --------------------------------------------------------------------------------------
+// --- scores, softmax, weights ---
 
 template <typename T>
 void Score(const ScoreArgs& s) {
@@ -230,39 +270,87 @@ void Score(const ScoreArgs& s) {
   }
 }
 
+// Columns that the row does not see may hold anything, NaN included: they are replaced, never multiplied.
+inline void HideColumns(float* row, int visible, int n_tokens) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  for (int t = HWY_MAX(visible, 0) / lanes * lanes; t < n_tokens; t += lanes) {
+    const Vf low = hn::Set(d, -HUGE_VALF);
+    hn::StoreU(hn::IfThenElse(Below(d, t, visible), hn::LoadU(d, row + t), low), d, row + t);
+  }
+}
+
+HWY_INLINE float RowMax(const float* row, int n_tokens) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  Vf m0 = hn::LoadU(d, row), m1 = hn::LoadU(d, row + lanes);
+  for (int t = 2 * lanes; t < n_tokens; t += 2 * lanes) {
+    m0 = hn::Max(m0, hn::LoadU(d, row + t));
+    m1 = hn::Max(m1, hn::LoadU(d, row + t + lanes));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(m0, m1)));
+}
+
+// row = 2^(row - max), zero from visible on; returns its sum.
+template <bool kAllVisible>
+HWY_INLINE float RowWeights(float* row, float max, int visible, int n_tokens) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Vf vmax = hn::Set(d, max);
+  Vf s0 = hn::Zero(d), s1 = hn::Zero(d);
+  for (int t = 0; t < n_tokens; t += 2 * lanes) {
+    Vf p0 = Exp2(d, hn::Sub(hn::LoadU(d, row + t), vmax));
+    Vf p1 = Exp2(d, hn::Sub(hn::LoadU(d, row + t + lanes), vmax));
+    if constexpr (!kAllVisible) {
+      p0 = hn::IfThenElseZero(Below(d, t, visible), p0);
+      p1 = hn::IfThenElseZero(Below(d, t + lanes, visible), p1);
+    }
+    s0 = hn::Add(s0, p0), s1 = hn::Add(s1, p1);
+    hn::StoreU(p0, d, row + t);
+    hn::StoreU(p1, d, row + t + lanes);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, hn::Add(s0, s1)));
+}
+
+// In passes over the rows, so that one row's reductions and exponentials need not wait for another's.
 void Softmax(const SoftmaxArgs& s) {
   const Df d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  for (int i = 0; i < s.n; ++i) {
-    float* row = s.logits + static_cast<size_t>(i) * 64;
-    const int visible = HWY_MIN(s.visible[i], s.n_tokens);
-    if (visible <= 0) {
-      for (int t = 0; t < s.n_tokens; t += lanes) hn::StoreU(hn::Zero(d), d, row + t);
-      continue;
+  constexpr int kPass = 32;
+  HWY_ALIGN float shrink[kPass];  // what the page's maximum makes of the sums so far
+  for (int begin = 0; begin < s.n; begin += kPass) {
+    const int n = HWY_MIN(kPass, s.n - begin);
+    float* rows = s.logits + static_cast<size_t>(begin) * 64;
+    float *max = s.max + begin, *sum = s.sum + begin;
+    bool any = false;
+    for (int i = 0; i < n; ++i) {
+      const int visible = s.visible[begin + i];
+      if (visible < s.n_tokens) HideColumns(rows + i * 64, visible, s.n_tokens);
+      // A row that sees nothing keeps its maximum; before its first token that is -inf, and its factor must
+      // not be NaN.
+      const float most = visible > 0 ? HWY_MAX(max[i], RowMax(rows + i * 64, s.n_tokens)) : max[i];
+      shrink[i] = most > max[i] ? max[i] - most : 0.0f;
+      any |= most > max[i];
+      max[i] = most;
     }
-    // Columns that the row does not see may hold anything, NaN included: they are replaced, never multiplied.
-    for (int t = visible / lanes * lanes; t < s.n_tokens; t += lanes) {
-      const Vf low = hn::Set(d, -HUGE_VALF);
-      hn::StoreU(hn::IfThenElse(Below(d, t, visible), hn::LoadU(d, row + t), low), d, row + t);
+    if (any) {
+      for (int i = n; i < kPass; ++i) shrink[i] = 0.0f;
+      for (int i = 0; i < n; i += lanes) hn::Store(Exp2(d, hn::Load(d, shrink + i)), d, shrink + i);
+      for (int i = 0; i < n; ++i) {
+        sum[i] *= shrink[i];
+        Scale(s.out + static_cast<size_t>(begin + i) * s.dp, s.dp, shrink[i]);
+      }
     }
-    Vf most = hn::LoadU(d, row);
-    for (int t = lanes; t < s.n_tokens; t += lanes) most = hn::Max(most, hn::LoadU(d, row + t));
-    const float page_max = hn::GetLane(hn::MaxOfLanes(d, most));
-    if (page_max > s.max[i]) {
-      const float shrink = Exp2(s.max[i] - page_max);
-      s.max[i] = page_max;
-      s.sum[i] *= shrink;
-      Scale(s.out + static_cast<size_t>(i) * s.dp, s.dp, shrink);
+    for (int i = 0; i < n; ++i) {
+      const int visible = s.visible[begin + i];
+      if (visible >= s.n_tokens) {
+        sum[i] += RowWeights<true>(rows + i * 64, max[i], visible, s.n_tokens);
+      } else if (visible > 0) {
+        sum[i] += RowWeights<false>(rows + i * 64, max[i], visible, s.n_tokens);
+      } else {
+        std::memset(rows + i * 64, 0, sizeof(float) * s.n_tokens);
+      }
     }
-    const Vf max = hn::Set(d, s.max[i]);
-    Vf sum = hn::Zero(d);
-    for (int t = 0; t < s.n_tokens; t += lanes) {
-      Vf p = Exp2(d, hn::Sub(hn::LoadU(d, row + t), max));
-      if (t + lanes > visible) p = hn::IfThenElseZero(Below(d, t, visible), p);
-      sum = hn::Add(sum, p);
-      hn::StoreU(p, d, row + t);
-    }
-    s.sum[i] += hn::GetLane(hn::SumOfLanes(d, sum));
   }
 }
 
@@ -307,8 +395,7 @@ void Expand(const ExpandArgs& e) {
   if (e.valid < 64) std::memset(e.out + e.valid * e.dp, 0, sizeof(float) * (64 - e.valid) * e.dp);
 }
 
-// --- the end
-// -------------------------------------------------------------------------------------------------------
+// --- the end ---
 
 void Finish(const FinishArgs& f) {
   const Df d;
@@ -355,6 +442,8 @@ AttentionKernels MakeTable() {
   k.page = sizeof(T) == sizeof(float) ? DType::kF32 : DType::kBF16;
   k.compute = DType::kF32;
   k.gemm = k.gemm_f32 = GemmF32;
+  k.mix = Mix;
+  k.rotate = Rotate;
   k.pack_keys = PackKeys<T>;
   k.pack_values = PackValues<T>;
   k.pack_float_keys = PackFloatKeys;

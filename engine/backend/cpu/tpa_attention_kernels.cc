@@ -30,7 +30,8 @@ AttentionKernels DotKernels() {
   AttentionKernels k = VectorKernels(DType::kBF16);
   k.name = "AVX512-BF16";
   k.compute = DType::kBF16;
-  k.gemm = bf16_kernels::Gemm;
+  k.gemm = bf16_kernels::Gemm<false>;
+  k.gemm_rows = bf16_kernels::Gemm<true>;
   k.pack_keys = bf16_kernels::PackKeys;
   k.pack_values = bf16_kernels::PackValues;
   k.pack_float_keys = bf16_kernels::PackFloatKeys;
@@ -46,6 +47,7 @@ AttentionKernels TileKernels() {
   k.enter = amx_kernels::Enter;
   k.leave = amx_kernels::Leave;
   k.gemm = amx_kernels::Gemm;
+  k.gemm_rows = nullptr;
   return k;
 }
 #endif

@@ -30,6 +30,29 @@ struct GemmArgs {
   bool accumulate = false;
 };
 
+// out[i] = sum_q a[i][q] vectors[i][q]: one head's query of many rows.
+struct MixArgs {
+  const float* a = nullptr;
+  size_t a_stride = 0;
+  const float* vectors = nullptr;  // row i's at i * vector_stride: [rank][dp]
+  size_t vector_stride = 0;
+  int rank = 0;
+  int n = 0;
+  int dp = 0;
+  float* out = nullptr;  // [n][dp]
+};
+
+// out[v] = scale * rotated in[v], at one position; columns from d on are zeros.
+struct RotateArgs {
+  const float* in = nullptr;  // [n][d]
+  int n = 0;
+  int d = 0, dp = 0, half = 0;  // half of rotary_dim
+  const float* cos = nullptr;   // [half]
+  const float* sin = nullptr;
+  float scale = 1.0f;
+  float* out = nullptr;  // [n][dp]
+};
+
 // logits[i][j][t] = sum_r A_K[r][j][t] S_r[i][j][t] for query row i and head j. S_r is in `products` as it
 // is, or, when the query stays factored, S_r[i][j] = sum_q A_Q[i][j][q] products[r][i * rank_q + q].
 struct ScoreArgs {
@@ -109,6 +132,11 @@ struct AttentionKernels {
 
   void (*gemm)(const GemmArgs& args) = nullptr;
   void (*gemm_f32)(const GemmArgs& args) = nullptr;
+  // The same with b as rows [k][ldb] of a page, where that is faster than packing them for one group of rows;
+  // or null.
+  void (*gemm_rows)(const GemmArgs& args) = nullptr;
+  void (*mix)(const MixArgs& args) = nullptr;
+  void (*rotate)(const RotateArgs& args) = nullptr;
   // Rows [64][dp] of a page -> operand keys [dp][64] and values [64][dp]; the result is `buffer` or the rows
   // themselves.
   const void* (*pack_keys)(const void* rows, int dp, void* buffer) = nullptr;

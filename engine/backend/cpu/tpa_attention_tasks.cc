@@ -43,6 +43,7 @@ class Carver {
 struct FactorScratch {
   FactorScratch(const AttentionShape& s, Carver& c)
       : padded(c.Take<float>(64 * s.dp)),
+        padded_values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
         keys(c.Take<float>(static_cast<size_t>(s.rank_k) * 64 * s.dp)),
         values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
         query(c.Take<float>(static_cast<size_t>(s.block_m) * s.dp)),
@@ -56,7 +57,8 @@ struct FactorScratch {
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         visible(c.Take<int>(s.block_m)) {}
 
-  float *padded, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded, *out, *max, *sum;
+  float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
+      *out, *max, *sum;
   int* visible;
 };
 
@@ -117,6 +119,24 @@ const uint8_t* At(const void* operand, size_t index, DType type) {
   return static_cast<const uint8_t*>(operand) + index * SizeOf(type);
 }
 
+// Asks for the next page in pieces between the operations on this one, so that memory works while the core
+// does.
+class NextPage {
+ public:
+  NextPage() = default;
+  NextPage(const uint8_t* begin, size_t bytes, int pieces)
+      : at_(begin), end_(begin + bytes), piece_((bytes / pieces + 63) / 64 * 64) {}
+  void FetchPiece() {
+    for (const uint8_t* stop = at_ + std::min<size_t>(piece_, end_ - at_); at_ < stop; at_ += 64) {
+      __builtin_prefetch(at_, 0, 2);
+    }
+  }
+
+ private:
+  const uint8_t *at_ = nullptr, *end_ = nullptr;
+  size_t piece_ = 0;
+};
+
 // What a factor task keeps from page to page.
 class FactorPass {
  public:
@@ -148,26 +168,21 @@ class FactorPass {
   }
 
   void Page(int page) {
-    const AttentionKernels& k = *run_.kernels;
     const PageView view(run_.params->pages, task_.pages[page]);
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = Visible(run_.positions[task_.first_row + task_.n_rows - 1], page);
-    const size_t rank_bytes = static_cast<size_t>(64) * s_.d * SizeOf(k.page);
-    const void* keys[kMaxRank];
-    const void* values[kMaxRank];
-    for (int r = 0; r < s_.rank_k; ++r) {
-      const void* rows = PaddedRows(run_, view.bk + r * rank_bytes, 1, valid, x_.padded);
-      keys[r] = k.pack_keys(rows, s_.dp, x_.keys + static_cast<size_t>(r) * 64 * s_.dp);
+    next_ = {};
+    if (page + 1 < task_.page_end) {
+      const size_t bytes = run_.params->pages.layout->page_bytes();
+      const int pieces = 2 * (s_.rank_k + s_.rank_v) + 3;  // one an operation, of the first block
+      next_ = NextPage(run_.params->pages.base + task_.pages[page + 1] * bytes, bytes, pieces);
     }
-    for (int u = 0; u < s_.rank_v; ++u) {
-      // A copy must outlive the loop, and packing may return the rows themselves: so it goes beside its
-      // packing.
-      float* buffer = x_.values + static_cast<size_t>(u) * 64 * s_.dp;
-      const void* rows = PaddedRows(run_, view.bv + u * rank_bytes, 1, valid,
-                                    k.compute == k.page && k.page == DType::kF32 ? buffer : x_.padded);
-      values[u] = k.pack_values(rows, s_.dp, buffer);
+    // Packed once for all blocks; a single block packs each rank just before its product, in the same buffer.
+    if (n_blocks_ > 1) {
+      for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid);
+      for (int u = 0; u < s_.rank_v; ++u) values_[u] = PackValues(view, u, valid);
     }
-    for (int block = 0; block < n_blocks_; ++block) Block(block, page, view, keys, values);
+    for (int block = 0; block < n_blocks_; ++block) Block(block, page, view, valid);
   }
 
   void End() {
@@ -181,6 +196,24 @@ class FactorPass {
 
  private:
   static constexpr int kMaxRank = 64;
+
+  float* Piece(float* buffer, int rank) const {
+    return buffer + (n_blocks_ > 1 ? static_cast<size_t>(rank) * 64 * s_.dp : 0);
+  }
+  const void* PackKeys(const PageView& view, int r, int valid) {
+    next_.FetchPiece();
+    const size_t offset = static_cast<size_t>(r) * 64 * s_.d * SizeOf(run_.kernels->page);
+    const void* rows = PaddedRows(run_, view.bk + offset, 1, valid, x_.padded);
+    return run_.kernels->pack_keys(rows, s_.dp, Piece(x_.keys, r));
+  }
+  const void* ValueRows(const PageView& view, int u, int valid) {
+    const size_t offset = static_cast<size_t>(u) * 64 * s_.d * SizeOf(run_.kernels->page);
+    return PaddedRows(run_, view.bv + offset, 1, valid, Piece(x_.padded_values, u));
+  }
+  const void* PackValues(const PageView& view, int u, int valid) {
+    next_.FetchPiece();
+    return run_.kernels->pack_values(ValueRows(view, u, valid), s_.dp, Piece(x_.values, u));
+  }
 
   int FirstRow(int block) const { return task_.first_row + block * s_.block_rows; }
   int RowsIn(int block) const { return std::min(s_.block_rows, task_.n_rows - block * s_.block_rows); }
@@ -220,15 +253,16 @@ class FactorPass {
       std::memcpy(out, rounded, n * sizeof(float));
   }
 
-  void Block(int block, int page, const PageView& view, const void* const* keys, const void* const* values) {
+  void Block(int block, int page, const PageView& view, int valid) {
     const AttentionKernels& k = *run_.kernels;
     const int first = FirstRow(block), n_rows = RowsIn(block), n = n_rows * s_.h;
     for (int i = 0; i < n; ++i) x_.visible[i] = Visible(run_.positions[first + i / s_.h], page);
     if (x_.visible[n - 1] == 0) return;
     for (int r = 0; r < s_.rank_k; ++r) {
+      next_.FetchPiece();
       k.gemm({.a = x_.queries + static_cast<size_t>(block) * s_.block_m * s_.dp,
               .lda = s_.dp,
-              .b = keys[r],
+              .b = n_blocks_ > 1 ? keys_[r] : PackKeys(view, r, valid),
               .ldb = 64,
               .c = x_.products + static_cast<size_t>(r) * s_.block_m * 64,
               .ldc = 64,
@@ -237,6 +271,7 @@ class FactorPass {
               .k = s_.dp});
     }
     const size_t qkv_elements = run_.params->spec->qkv_elements();
+    next_.FetchPiece();
     k.score({.ak = view.ak,
              .rank_k = s_.rank_k,
              .n_heads = s_.h,
@@ -248,6 +283,7 @@ class FactorPass {
              .rank_q = s_.rank_q,
              .logits = x_.logits});
     const size_t entry = static_cast<size_t>(block) * s_.block_m;
+    next_.FetchPiece();
     k.softmax({.logits = x_.logits,
                .visible = x_.visible,
                .n = n,
@@ -256,6 +292,7 @@ class FactorPass {
                .sum = x_.sum + entry,
                .out = x_.out + entry * s_.dp,
                .dp = s_.dp});
+    next_.FetchPiece();
     k.weigh({.p = x_.logits,
              .visible = x_.visible,
              .n = n,
@@ -265,16 +302,20 @@ class FactorPass {
              .weights = x_.weights});
     const void* weights = k.round(x_.weights, static_cast<size_t>(n) * s_.rank_v * 64, x_.rounded);
     for (int u = 0; u < s_.rank_v; ++u) {
-      k.gemm({.a = At(weights, u * 64, k.compute),
-              .lda = s_.rank_v * 64,
-              .b = values[u],
-              .ldb = s_.dp,
-              .c = x_.out + entry * s_.dp,
-              .ldc = s_.dp,
-              .m = n,
-              .n = s_.dp,
-              .k = 64,
-              .accumulate = true});
+      next_.FetchPiece();
+      const bool plain = n_blocks_ == 1 && k.gemm_rows != nullptr;
+      (plain ? k.gemm_rows : k.gemm)({.a = At(weights, u * 64, k.compute),
+                                      .lda = s_.rank_v * 64,
+                                      .b = plain           ? ValueRows(view, u, valid)
+                                           : n_blocks_ > 1 ? values_[u]
+                                                           : PackValues(view, u, valid),
+                                      .ldb = s_.dp,
+                                      .c = x_.out + entry * s_.dp,
+                                      .ldc = s_.dp,
+                                      .m = n,
+                                      .n = s_.dp,
+                                      .k = 64,
+                                      .accumulate = true});
     }
   }
 
@@ -283,30 +324,33 @@ class FactorPass {
   const FactorTask& task_;
   const FactorScratch& x_;
   const int n_blocks_;
+  NextPage next_;
+  const void* keys_[kMaxRank];
+  const void* values_[kMaxRank];
   bool factored_ = false;
 };
 
 // Q of one head for the task's rows, as operands.
 const void* ExpandQueries(const AttentionRun& run, const ExpandTask& task, const ExpandScratch& x) {
   const AttentionShape& s = *run.shape;
-  for (int i = 0; i < task.n_rows; ++i) {
-    const int row = task.first_row + i;
-    const float* vectors = run.queries + static_cast<size_t>(row) * s.n_query_vectors * s.dp;
-    float* q = x.query + static_cast<size_t>(i) * s.dp;
-    if (s.rank_q == 0) {
-      std::memcpy(q, vectors + static_cast<size_t>(task.head) * s.dp, sizeof(float) * s.dp);
-      continue;
+  const size_t stride = static_cast<size_t>(s.n_query_vectors) * s.dp,
+               qkv_elements = run.params->spec->qkv_elements();
+  const float* vectors = run.queries + task.first_row * stride;
+  if (s.rank_q == 0) {
+    for (int i = 0; i < task.n_rows; ++i) {
+      std::memcpy(x.query + static_cast<size_t>(i) * s.dp,
+                  vectors + i * stride + static_cast<size_t>(task.head) * s.dp, sizeof(float) * s.dp);
     }
-    const float* aq = run.params->qkv + static_cast<size_t>(row) * run.params->spec->qkv_elements();
-    run.kernels->gemm_f32({.a = aq + static_cast<size_t>(task.head) * s.rank_q,
-                           .lda = s.rank_q,
-                           .b = vectors,
-                           .ldb = s.dp,
-                           .c = q,
-                           .ldc = s.dp,
-                           .m = 1,
-                           .n = s.dp,
-                           .k = s.rank_q});
+  } else {
+    run.kernels->mix(
+        {.a = run.params->qkv + task.first_row * qkv_elements + static_cast<size_t>(task.head) * s.rank_q,
+         .a_stride = qkv_elements,
+         .vectors = vectors,
+         .vector_stride = stride,
+         .rank = s.rank_q,
+         .n = task.n_rows,
+         .dp = s.dp,
+         .out = x.query});
   }
   return run.kernels->round(x.query, static_cast<size_t>(task.n_rows) * s.dp, x.queries);
 }
@@ -338,17 +382,15 @@ void RotateQueries(const AttentionRun& run, int begin, int end, float* queries) 
   const auto scale = static_cast<float>(spec.logit_scale() * 1.4426950408889634);
   for (int row = begin; row < end; ++row) {
     const float* in = run.params->qkv + static_cast<size_t>(row) * spec.qkv_elements() + a_q;
-    const float* cos = run.params->cos + static_cast<size_t>(run.positions[row]) * half;
-    const float* sin = run.params->sin + static_cast<size_t>(run.positions[row]) * half;
-    float* out = queries + static_cast<size_t>(row) * s.n_query_vectors * s.dp;
-    for (int v = 0; v < s.n_query_vectors; ++v, in += s.d, out += s.dp) {
-      for (int i = 0; i < half; ++i) {
-        out[i] = (in[i] * cos[i] + in[half + i] * sin[i]) * scale;
-        out[half + i] = (in[half + i] * cos[i] - in[i] * sin[i]) * scale;
-      }
-      for (int i = 2 * half; i < s.d; ++i) out[i] = in[i] * scale;
-      std::fill(out + s.d, out + s.dp, 0.0f);
-    }
+    run.kernels->rotate({.in = in,
+                         .n = s.n_query_vectors,
+                         .d = s.d,
+                         .dp = s.dp,
+                         .half = half,
+                         .cos = run.params->cos + static_cast<size_t>(run.positions[row]) * half,
+                         .sin = run.params->sin + static_cast<size_t>(run.positions[row]) * half,
+                         .scale = scale,
+                         .out = queries + static_cast<size_t>(row) * s.n_query_vectors * s.dp});
   }
 }
 
