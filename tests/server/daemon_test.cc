@@ -1,0 +1,275 @@
+#include "server/daemon.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/http.hpp>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "t6/v1/completions.grpc.pb.h"
+#include "tests/server/served_world.h"
+
+namespace t6::server {
+namespace {
+
+using testing::HasSubstr;
+
+ServerConfig TestConfig() {
+  ServerConfig config;
+  config.engine.model_directory = kModelDirectory;
+  config.served_model_name = "docqa";
+  config.http.address.port = 0;
+  config.grpc.address.port = 0;
+  config.drain_grace = absl::Hours(1);  // a test that waits for it would not end
+  config.drain_deadline = absl::Hours(1);
+  return config;
+}
+
+struct Answer {
+  int status = 0;
+  std::string body;
+};
+
+Answer Get(int port, const std::string& path) {
+  namespace http = boost::beast::http;
+  boost::asio::io_context io;
+  boost::asio::ip::tcp::socket socket(io);
+  socket.connect({boost::asio::ip::make_address("127.0.0.1"), static_cast<uint16_t>(port)});
+  http::request<http::empty_body> request(http::verb::get, path, 11);
+  request.set(http::field::host, "localhost");
+  request.keep_alive(false);
+  http::write(socket, request);
+  boost::beast::flat_buffer buffer;
+  http::response<http::string_body> response;
+  http::read(socket, buffer, response);
+  return {static_cast<int>(response.result_int()), response.body()};
+}
+
+// A daemon over a fake engine, which the daemon owns.
+class DaemonTest : public testing::Test {
+ protected:
+  ~DaemonTest() override {
+    if (waiter_.joinable()) {
+      for (int i = 0; i < 3; ++i) daemon_->RequestStop(true);
+      waiter_.join();
+    }
+  }
+
+  void Make(const ServerConfig& config = TestConfig()) {
+    daemon_ = std::make_unique<Daemon>(config, [this](const EngineConfig& engine_config, EngineMetrics*) {
+      n_text_tokens_ = engine_config.n_text_tokens;
+      before_load_();
+      auto engine = std::make_unique<FakeEngine>();
+      engine_ = engine.get();
+      return StatusOr<std::unique_ptr<Engine>>(std::move(engine));
+    });
+  }
+  void StartAndWait(const ServerConfig& config = TestConfig()) {
+    Make(config);
+    const Status started = daemon_->Start();
+    ASSERT_TRUE(started.ok()) << started;
+    waiter_ = std::thread([this] {
+      result_ = daemon_->Wait();
+      ended_.Notify();
+    });
+  }
+  std::shared_ptr<grpc::Channel> Channel() {
+    return grpc::CreateChannel(fmt::format("127.0.0.1:{}", daemon_->grpc_port()),
+                               grpc::InsecureChannelCredentials());
+  }
+  // Another thread moves the state; there is nothing to be notified by.
+  bool Reaches(ServingState state) {
+    const absl::Time limit = absl::Now() + FakeEngine::kPatience;
+    while (daemon_->state() != state && absl::Now() < limit) std::this_thread::yield();
+    return daemon_->state() == state;
+  }
+  bool Ended() { return ended_.WaitForNotificationWithTimeout(FakeEngine::kPatience); }
+
+  struct Stream {
+    grpc::ClientContext context;
+    std::unique_ptr<v1::Completions::Stub> stub;
+    std::unique_ptr<grpc::ClientReader<v1::CompletionChunk>> reader;
+  };
+  std::unique_ptr<Stream> Open() {
+    auto stream = std::make_unique<Stream>();
+    stream->stub = v1::Completions::NewStub(Channel());
+    v1::CompletionRequest request;
+    request.add_prompts()->set_text("x");
+    request.mutable_sampling()->set_max_tokens(10);
+    stream->reader = stream->stub->StreamCompletion(&stream->context, request);
+    return stream;
+  }
+
+  std::function<void()> before_load_ = [] {};
+  int n_text_tokens_ = 0;
+  FakeEngine* engine_ = nullptr;
+  std::unique_ptr<Daemon> daemon_;
+  std::thread waiter_;
+  absl::Notification ended_;
+  Status result_;
+};
+
+TEST_F(DaemonTest, IsReadyOnlyOnceTheModelIsThere) {
+  absl::Notification load;
+  absl::Notification loading;
+  before_load_ = [&] {
+    loading.Notify();
+    load.WaitForNotification();
+  };
+  Make();
+  std::thread starter([&] { EXPECT_TRUE(daemon_->Start().ok()); });
+  loading.WaitForNotification();
+  EXPECT_EQ(daemon_->state(), ServingState::kStarting);
+  EXPECT_EQ(Get(daemon_->http_port(), "/livez").status, 200);
+  EXPECT_EQ(Get(daemon_->http_port(), "/readyz").status, 503);
+  auto early = Open();
+  v1::CompletionChunk chunk;
+  EXPECT_FALSE(early->reader->Read(&chunk));
+  EXPECT_EQ(early->reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  load.Notify();
+  starter.join();
+  EXPECT_EQ(Get(daemon_->http_port(), "/readyz").status, 200);
+  EXPECT_EQ(n_text_tokens_, RealTokenizer().n_tokens());
+}
+
+TEST_F(DaemonTest, GraceStillServesThenDrainFinishesWhatRuns) {
+  StartAndWait();
+  std::vector<std::unique_ptr<Stream>> streams;
+  for (int i = 0; i < 8; ++i) streams.push_back(Open());
+  engine_->WaitForSubmit(7);
+
+  daemon_->RequestStop(/*skip_grace=*/false);
+  ASSERT_TRUE(Reaches(ServingState::kGrace));
+  EXPECT_EQ(Get(daemon_->http_port(), "/readyz").status, 503);
+  EXPECT_EQ(Get(daemon_->http_port(), "/livez").status, 200);
+  grpc::health::v1::HealthCheckResponse health;
+  grpc::ClientContext context;
+  ASSERT_TRUE(grpc::health::v1::Health::NewStub(Channel())->Check(&context, {}, &health).ok());
+  EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
+  streams.push_back(Open());  // still served
+  engine_->WaitForSubmit(8);
+
+  daemon_->RequestStop(/*skip_grace=*/false);  // a second signal cuts the grace
+  ASSERT_TRUE(Reaches(ServingState::kDraining));
+  auto late = Open();
+  v1::CompletionChunk chunk;
+  EXPECT_FALSE(late->reader->Read(&chunk));
+  EXPECT_EQ(late->reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_FALSE(ended_.HasBeenNotified()) << "nine streams still run";
+
+  for (size_t i = 0; i < streams.size(); ++i) {
+    const Submitted submitted = engine_->WaitForSubmit(i);
+    TokenEvent event = Tokens(Encode("done"));
+    event.finish = FinishReason::kLength;
+    submitted.events->Push(event);
+  }
+  for (auto& stream : streams) {
+    std::string text;
+    while (stream->reader->Read(&chunk)) text += chunk.choice().text();
+    EXPECT_EQ(text, "done");
+    EXPECT_TRUE(stream->reader->Finish().ok());
+  }
+  ASSERT_TRUE(Ended());
+  EXPECT_TRUE(result_.ok()) << result_;
+  EXPECT_EQ(daemon_->state(), ServingState::kStopped);
+}
+
+TEST_F(DaemonTest, TheDrainDeadlineCutsOff) {
+  ServerConfig config = TestConfig();
+  config.drain_deadline = absl::Milliseconds(50);
+  StartAndWait(config);
+  auto stuck = Open();
+  engine_->WaitForSubmit(0);
+  daemon_->RequestStop(/*skip_grace=*/true);
+  ASSERT_TRUE(Ended());
+  EXPECT_TRUE(result_.ok()) << result_;
+  EXPECT_FALSE(stuck->reader->Finish().ok());
+}
+
+TEST_F(DaemonTest, AnotherSignalCutsTheDrain) {
+  StartAndWait();
+  auto stuck = Open();
+  engine_->WaitForSubmit(0);
+  daemon_->RequestStop(/*skip_grace=*/true);
+  ASSERT_TRUE(Reaches(ServingState::kDraining));
+  daemon_->RequestStop(/*skip_grace=*/true);
+  ASSERT_TRUE(Ended());
+  EXPECT_FALSE(stuck->reader->Finish().ok());
+}
+
+TEST_F(DaemonTest, AFailedEngineEndsTheDaemonWithItsReason) {
+  StartAndWait();
+  engine_->SetHealth(Internal("the device is gone"));
+  ASSERT_TRUE(Ended());
+  EXPECT_THAT(std::string(result_.message()), HasSubstr("the device is gone"));
+  EXPECT_EQ(daemon_->state(), ServingState::kFailed);
+}
+
+TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
+  StartAndWait();
+  const std::string text = Get(daemon_->http_port(), "/metrics").body;
+  for (const char* name :
+       {"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
+        "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total", "vllm:prompt_tokens_total",
+        "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds",
+        "vllm:inter_token_latency_seconds", "vllm:e2e_request_latency_seconds",
+        "vllm:request_queue_time_seconds", "vllm:num_preemptions_total", "vllm:request_success_total",
+        "t6:requests_total", "t6:ready{model_name=\"docqa\"} 1"}) {
+    EXPECT_THAT(text, HasSubstr(name));
+  }
+}
+
+TEST_F(DaemonTest, ThePortFileTellsThePorts) {
+  ServerConfig config = TestConfig();
+  config.port_file = testing::TempDir() + "/t6d-daemon-test-ports.json";
+  StartAndWait(config);
+  std::ifstream file(config.port_file);
+  const auto ports = nlohmann::json::parse(file);
+  EXPECT_EQ(ports["http"], daemon_->http_port());
+  EXPECT_EQ(ports["grpc"], daemon_->grpc_port());
+  std::filesystem::remove(config.port_file);
+}
+
+TEST_F(DaemonTest, WhatCannotStartSaysWhy) {
+  const auto error = [this](const ServerConfig& config) {
+    Make(config);
+    return std::string(daemon_->Start().message());
+  };
+  ServerConfig config = TestConfig();
+  config.tokenizer_directory = "/nowhere";
+  EXPECT_THAT(error(config), HasSubstr("/nowhere"));
+  config = TestConfig();
+  config.chat_template_file = "/nowhere.jinja";
+  EXPECT_THAT(error(config), HasSubstr("/nowhere.jinja"));
+  config = TestConfig();
+  config.eos_ids = {9000};
+  EXPECT_THAT(error(config), HasSubstr("--eos-id 9000"));
+  config = TestConfig();
+  config.port_file = "/nowhere/ports";
+  EXPECT_THAT(error(config), HasSubstr("/nowhere/ports"));
+
+  StartAndWait();
+  config = TestConfig();
+  config.http.address.port = static_cast<uint16_t>(daemon_->http_port());
+  Daemon second(config, [](const EngineConfig&, EngineMetrics*) -> StatusOr<std::unique_ptr<Engine>> {
+    return Internal("never loaded");
+  });
+  EXPECT_THAT(std::string(second.Start().message()), HasSubstr("in use"));
+}
+
+TEST_F(DaemonTest, TheEnginesErrorEndsTheStart) {
+  Daemon daemon(TestConfig(), [](const EngineConfig&, EngineMetrics*) -> StatusOr<std::unique_ptr<Engine>> {
+    return InvalidArgument("transformer.wte.weight is missing");
+  });
+  EXPECT_THAT(std::string(daemon.Start().message()), HasSubstr("transformer.wte.weight is missing"));
+}
+
+}  // namespace
+}  // namespace t6::server

@@ -1,0 +1,362 @@
+#include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/grpc/grpc_server.h"
+#include "t6/v1/chat.grpc.pb.h"
+#include "t6/v1/completions.grpc.pb.h"
+#include "t6/v1/models.grpc.pb.h"
+#include "t6/v1/tokenizer.grpc.pb.h"
+#include "tests/server/served_world.h"
+
+namespace t6::server {
+namespace {
+
+using grpc::health::v1::HealthCheckRequest;
+using grpc::health::v1::HealthCheckResponse;
+using testing::HasSubstr;
+
+class FakeAdmin final : public Admin {
+ public:
+  std::atomic<ServingState> current{ServingState::kServing};
+  ServingState state() const override { return current; }
+  std::string MetricsText() const override { return ""; }
+  std::string Version() const override { return ""; }
+};
+
+v1::CompletionRequest Ask(const std::string& text, int max_tokens) {
+  v1::CompletionRequest request;
+  request.add_prompts()->set_text(text);
+  request.mutable_sampling()->set_max_tokens(max_tokens);
+  return request;
+}
+
+class GrpcTest : public testing::Test {
+ protected:
+  GrpcTest() {
+    config_.address.port = 0;
+    server_ = GrpcServer::Start(config_, world_.handlers(), &admin_, &world_.executor).value();
+    server_->SetServing(true);
+    channel_ = NewChannel();
+  }
+
+  std::shared_ptr<grpc::Channel> NewChannel() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    arguments.SetMaxReceiveMessageSize(-1);
+    return grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", server_->port()),
+                                     grpc::InsecureChannelCredentials(), arguments);
+  }
+  grpc::Status Complete(const v1::CompletionRequest& request, v1::CompletionResponse* response,
+                        grpc::ClientContext* context) {
+    return v1::Completions::NewStub(channel_)->CreateCompletion(context, request, response);
+  }
+
+  ServedWorld world_;
+  FakeAdmin admin_;
+  GrpcConfig config_;
+  std::unique_ptr<GrpcServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+};
+
+TEST_F(GrpcTest, UnaryAndStreamGiveTheSameText) {
+  world_.engine.AnswerWith(Encode("Der Fuchs 🦊 kostet sechs Euro."));
+  v1::CompletionResponse response;
+  grpc::ClientContext unary;
+  ASSERT_TRUE(Complete(Ask("x", 100), &response, &unary).ok());
+
+  grpc::ClientContext context;
+  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&context, Ask("x", 100));
+  v1::CompletionChunk chunk;
+  std::string text;
+  v1::Usage usage;
+  while (reader->Read(&chunk)) {
+    text += chunk.choice().text();
+    if (chunk.has_usage()) usage = chunk.usage();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, response.choices(0).text());
+  EXPECT_EQ(usage.completion_tokens(), 100);
+}
+
+TEST_F(GrpcTest, ChatModelsAndTokenizerAnswer) {
+  std::vector<int32_t> answer = Encode("1931");
+  answer.push_back(4);
+  world_.engine.AnswerWith(answer);
+  v1::ChatCompletionRequest request;
+  request.add_messages()->set_role("user");
+  request.mutable_messages(0)->set_content("When?");
+  v1::ChatCompletionResponse response;
+  grpc::ClientContext chat;
+  ASSERT_TRUE(v1::Chat::NewStub(channel_)->CreateCompletion(&chat, request, &response).ok());
+  EXPECT_EQ(response.choices(0).message().content(), "1931");
+
+  grpc::ClientContext stream;
+  auto reader = v1::Chat::NewStub(channel_)->StreamCompletion(&stream, request);
+  v1::ChatCompletionChunk chunk;
+  std::string text, roles;
+  while (reader->Read(&chunk)) {
+    text += chunk.choice().message().content();
+    roles += chunk.choice().message().role();
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(text, "1931");
+  EXPECT_EQ(roles, "assistant");
+
+  grpc::ClientContext list, get, tokenize;
+  v1::ListModelsResponse models;
+  ASSERT_TRUE(v1::Models::NewStub(channel_)->List(&list, {}, &models).ok());
+  EXPECT_EQ(models.models(0).id(), "docqa");
+  v1::GetModelRequest name;
+  name.set_id("nope");
+  v1::Model model;
+  EXPECT_EQ(v1::Models::NewStub(channel_)->Get(&get, name, &model).error_code(), grpc::StatusCode::NOT_FOUND);
+  v1::TokenizeRequest text_request;
+  text_request.set_prompt("a b");
+  v1::TokenizeResponse tokens;
+  ASSERT_TRUE(v1::Tokenizer::NewStub(channel_)->Tokenize(&tokenize, text_request, &tokens).ok());
+  EXPECT_EQ(tokens.count(), static_cast<int>(Encode("a b").size()));
+}
+
+TEST_F(GrpcTest, ErrorsCarryCodeValueAndField) {
+  v1::CompletionRequest request = Ask("x", 5);
+  request.mutable_sampling()->set_top_p(7);
+  v1::CompletionResponse response;
+  grpc::ClientContext context;
+  const grpc::Status status = Complete(request, &response, &context);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("top_p is 7"));
+  const auto param = context.GetServerTrailingMetadata().find("t6-error-param");
+  ASSERT_NE(param, context.GetServerTrailingMetadata().end());
+  EXPECT_EQ(param->second, "top_p");
+  EXPECT_EQ(context.GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 0u);
+}
+
+TEST_F(GrpcTest, BusyAndDrainingHintAtARetry) {
+  world_.engine.refusal = ResourceExhausted("the queue is full");
+  v1::CompletionResponse response;
+  grpc::ClientContext busy;
+  EXPECT_EQ(Complete(Ask("x", 5), &response, &busy).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(busy.GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 1u);
+  for (const ServingState state : {ServingState::kStarting, ServingState::kDraining, ServingState::kFailed}) {
+    admin_.current = state;
+    grpc::ClientContext context;
+    EXPECT_EQ(Complete(Ask("x", 5), &response, &context).error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(context.GetServerTrailingMetadata().count("grpc-retry-pushback-ms"), 1u);
+    grpc::ClientContext streaming;
+    auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&streaming, Ask("x", 5));
+    v1::CompletionChunk chunk;
+    EXPECT_FALSE(reader->Read(&chunk));
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  }
+}
+
+TEST_F(GrpcTest, RequestIdsAreEchoedOrMadeUp) {
+  world_.engine.AnswerWith({9});
+  v1::CompletionResponse response;
+  grpc::ClientContext named;
+  named.AddMetadata("x-request-id", "mine-1");
+  ASSERT_TRUE(Complete(Ask("x", 1), &response, &named).ok());
+  EXPECT_EQ(named.GetServerInitialMetadata().find("x-request-id")->second, "mine-1");
+  EXPECT_EQ(world_.engine.WaitForSubmit(0).request.name, "mine-1");
+  grpc::ClientContext bad;
+  bad.AddMetadata("x-request-id", std::string(129, 'x'));
+  ASSERT_TRUE(Complete(Ask("x", 1), &response, &bad).ok());
+  const auto made = bad.GetServerInitialMetadata().find("x-request-id")->second;
+  EXPECT_EQ(std::string(made.data(), made.size()).substr(0, 4), "req-");
+}
+
+TEST_F(GrpcTest, TheDeadlineReachesTheEngineAndEndsTheCall) {
+  grpc::ClientContext context;
+  const auto deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(300);
+  context.set_deadline(deadline);
+  v1::CompletionResponse response;
+  EXPECT_EQ(Complete(Ask("x", 5), &response, &context).error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  const Submitted submitted = world_.engine.WaitForSubmit(0);
+  EXPECT_LT(absl::AbsDuration(submitted.request.deadline - absl::FromChrono(deadline)),
+            absl::Milliseconds(250));
+  EXPECT_TRUE(world_.engine.WaitForCancel(submitted.events->id()));
+  // A call without one gets none.
+  world_.engine.AnswerWith({9});
+  grpc::ClientContext patient;
+  ASSERT_TRUE(Complete(Ask("x", 1), &response, &patient).ok());
+  EXPECT_EQ(world_.engine.WaitForSubmit(1).request.deadline, absl::InfiniteFuture());
+}
+
+TEST_F(GrpcTest, CancellingAStreamCancelsItsRequest) {
+  grpc::ClientContext context;
+  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&context, Ask("x", 100));
+  const Submitted submitted = world_.engine.WaitForSubmit(0);
+  submitted.events->Push(Tokens(Encode("one")));
+  v1::CompletionChunk chunk;
+  ASSERT_TRUE(reader->Read(&chunk));
+  context.TryCancel();
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  EXPECT_TRUE(world_.engine.WaitForCancel(submitted.events->id()));
+}
+
+TEST_F(GrpcTest, ASlowReaderHoldsNobodyAndLosesNothing) {
+  const std::vector<int32_t> ids = Encode(" word");
+  v1::CompletionRequest request = Ask("x", 1500);
+  request.set_return_token_ids(true);
+  request.set_logprobs(20);  // makes chunks large, so that flow control stops the writes
+  grpc::ClientContext context;
+  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&context, request);
+  const Submitted submitted = world_.engine.WaitForSubmit(0);
+  const int n_events = 1500;
+  for (int i = 0; i < n_events; ++i) {
+    TokenEvent event = Tokens({ids[0]});
+    for (int top = 0; top < 20; ++top) event.tokens[0].top.push_back({top + 100, -1.0f});
+    submitted.events->Push(event);  // never waits for the reader
+  }
+  submitted.events->Push(Finished(FinishReason::kLength));
+  // The server is done with it before the client reads a byte.
+  EXPECT_EQ(world_.WaitForRecord(0).completion_tokens, n_events);
+  v1::CompletionChunk chunk;
+  int tokens = 0, chunks = 0;
+  while (reader->Read(&chunk)) {
+    tokens += chunk.choice().token_ids_size();
+    ++chunks;
+  }
+  EXPECT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(tokens, n_events);
+  EXPECT_LT(chunks, n_events) << "what was not read should have been merged";
+}
+
+TEST_F(GrpcTest, FiftyStreamsAtOnce) {
+  world_.engine.AnswerWith(Encode("The quick brown fox jumps over the lazy dog."));
+  v1::CompletionResponse expected;
+  grpc::ClientContext context;
+  ASSERT_TRUE(Complete(Ask("x", 200), &expected, &context).ok());
+  std::vector<std::thread> clients;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 50; ++i) {
+    clients.emplace_back([&] {
+      grpc::ClientContext streaming;
+      auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&streaming, Ask("x", 200));
+      v1::CompletionChunk chunk;
+      std::string text;
+      while (reader->Read(&chunk)) text += chunk.choice().text();
+      if (reader->Finish().ok() && text == expected.choices(0).text()) ++good;
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(good, 50);
+}
+
+TEST_F(GrpcTest, CancellationsAtRandomMomentsLeaveNothing) {
+  world_.engine.on_submit = [this](const Submitted& s) { world_.engine.Play(s, {300, 301, 302}); };
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 8; ++i) {
+    clients.emplace_back([this, i] {
+      for (int n = 0; n < 25; ++n) {
+        grpc::ClientContext context;
+        auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&context, Ask("x", 500));
+        v1::CompletionChunk chunk;
+        for (int reads = 0; reads < (i + n) % 5; ++reads) reader->Read(&chunk);
+        context.TryCancel();
+        reader->Finish();
+      }
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  server_->Stop(absl::Now() + absl::Seconds(30));
+  EXPECT_EQ(server_->calls_in_flight(), 0);
+}
+
+TEST_F(GrpcTest, StopCancelsWhatTheDeadlineLeaves) {
+  grpc::ClientContext context;
+  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&context, Ask("x", 100));
+  const RequestId id = world_.engine.WaitForSubmit(0).events->id();
+  EXPECT_EQ(server_->calls_in_flight(), 1);
+  server_->Stop(absl::Now());
+  EXPECT_TRUE(world_.engine.WaitForCancel(id));
+  EXPECT_FALSE(reader->Finish().ok());
+  EXPECT_EQ(server_->calls_in_flight(), 0);
+}
+
+TEST_F(GrpcTest, HealthTellsEachServiceAndItsChanges) {
+  auto stub = grpc::health::v1::Health::NewStub(channel_);
+  const auto check = [&](const std::string& service, HealthCheckResponse* response) {
+    HealthCheckRequest request;
+    request.set_service(service);
+    grpc::ClientContext context;
+    return stub->Check(&context, request, response);
+  };
+  HealthCheckResponse response;
+  for (const char* service : {"", "t6.v1.Chat", "t6.v1.Completions", "t6.v1.Models", "t6.v1.Tokenizer"}) {
+    ASSERT_TRUE(check(service, &response).ok()) << service;
+    EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  }
+  EXPECT_EQ(check("t6.v1.Nothing", &response).error_code(), grpc::StatusCode::NOT_FOUND);
+
+  grpc::ClientContext context;
+  auto watch = stub->Watch(&context, {});
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  server_->SetServing(false);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  ASSERT_TRUE(check("", &response).ok());
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  // A watch does not hold up the end.
+  server_->Stop(absl::Now() + absl::Seconds(30));
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+// Asks in the wire's bytes, because no package of Debian carries the protocol's headers.
+TEST_F(GrpcTest, ReflectionListsTheServices) {
+  grpc::GenericStub stub(channel_);
+  grpc::CompletionQueue queue;
+  grpc::ClientContext context;
+  const auto wait = [&queue] {
+    void* tag = nullptr;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  auto call =
+      stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  call->StartCall(nullptr);
+  ASSERT_TRUE(wait());
+  const grpc::Slice list_services(std::string("\x3a\x00", 2));  // field 7, ""
+  call->Write(grpc::ByteBuffer(&list_services, 1), nullptr);
+  ASSERT_TRUE(wait());
+  grpc::ByteBuffer answer;
+  call->Read(&answer, nullptr);
+  ASSERT_TRUE(wait());
+  grpc::Slice bytes;
+  ASSERT_TRUE(answer.DumpToSingleSlice(&bytes).ok());
+  const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  for (const char* service :
+       {"t6.v1.Chat", "t6.v1.Completions", "t6.v1.Models", "t6.v1.Tokenizer", "grpc.health.v1.Health"}) {
+    EXPECT_THAT(text, HasSubstr(service));
+  }
+  context.TryCancel();
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  wait();
+}
+
+TEST_F(GrpcTest, MessagesBeyondTheBoundAreRefused) {
+  v1::CompletionResponse response;
+  grpc::ClientContext context;
+  EXPECT_EQ(Complete(Ask(std::string(17 << 20, 'x'), 1), &response, &context).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(world_.engine.n_submitted(), 0u);
+}
+
+TEST_F(GrpcTest, APortInUseIsSaid) {
+  GrpcConfig same;
+  same.address.port = static_cast<uint16_t>(server_->port());
+  const Status status = GrpcServer::Start(same, world_.handlers(), &admin_, &world_.executor).status();
+  EXPECT_THAT(std::string(status.message()),
+              testing::AllOf(HasSubstr(same.address.ToString()), HasSubstr("Address already in use")));
+}
+
+}  // namespace
+}  // namespace t6::server
