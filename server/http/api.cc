@@ -62,9 +62,8 @@ std::shared_ptr<void> Generate(GenerationHandler<Request, Response, Chunk>& hand
     return stream;
   }
   const auto done = [executor = http.executor, shape = call->shape, reply](StatusOr<Response> response) {
-    boost::asio::post(executor,
-                      [reply, made = response.ok() ? JsonReply(ToJson(*response, shape))
-                                                   : ErrorReply(response.status())] { reply(made); });
+    HttpReply made = response.ok() ? JsonReply(ToJson(*response, shape)) : ErrorReply(response.status());
+    boost::asio::post(executor, [reply, made = std::move(made)]() mutable { reply(std::move(made)); });
   };
   auto running = handler.Create(call->request, context, done);
   if (!running.ok()) return fail(running.status());
@@ -201,6 +200,7 @@ std::shared_ptr<void> HttpApi::Handle(HttpRequest request, Reply reply) {
 }
 
 HttpReply HttpApi::Error(int status, std::string_view message) {
+  if (status == 503) return ErrorReply(Unavailable("{}", message));
   return {.status = status,
           .body = ErrorJson(message, status >= 500 ? "server_error" : "invalid_request_error", "", "")};
 }

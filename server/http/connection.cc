@@ -26,6 +26,8 @@ using tcp = net::ip::tcp;
 
 // Beyond it nothing more is read while an answer is being made.
 constexpr size_t kReadAhead = size_t{64} << 10;
+// Large bodies being received at once, over all connections.
+constexpr size_t kLargeBodies = 64;
 constexpr absl::Duration kHangUpPoll = absl::Seconds(1);
 constexpr absl::Duration kLinger = absl::Seconds(2);
 
@@ -48,6 +50,7 @@ Connection::Connection(tcp::socket socket, const HttpConfig& config, HttpApp* ap
 }
 
 Connection::~Connection() {
+  ReleaseBody();
   if (state_ == State::kAnswering) list_->RequestEnds();
   list_->Remove(this);
 }
@@ -163,8 +166,20 @@ bool Connection::OnHeader() {
       return refuse(417, "only \"Expect: 100-continue\" is supported");
     wants_continue_ = !parser_->is_done();
   }
+  if (!ReserveBody()) return refuse(503, "too many large requests are being received; try again");
   return true;
 }
+
+// Or a few thousand clients that send slowly would hold a body of the largest size each.
+bool Connection::ReserveBody() {
+  const auto length = parser_->content_length();
+  const size_t bytes = parser_->chunked() ? config_.max_body_bytes : static_cast<size_t>(length.value_or(0));
+  if (!list_->ReserveBody(bytes, kLargeBodies * config_.max_body_bytes)) return false;
+  reserved_ = bytes;
+  return true;
+}
+
+void Connection::ReleaseBody() { list_->ReleaseBody(std::exchange(reserved_, 0)); }
 
 void Connection::AskForBody() {
   wants_continue_ = false;
@@ -194,6 +209,8 @@ void Connection::Reject(int status, std::string_view message) {
   list_->RequestBegins();
   DisarmTimer();
   keep_alive_ = is_head_ = false;
+  parser_.reset();
+  ReleaseBody();
   HttpReply reply = app_->Error(status, message);
   reply.close = true;
   Answer(std::move(reply));
@@ -202,6 +219,7 @@ void Connection::Reject(int status, std::string_view message) {
 void Connection::Dispatch() {
   state_ = State::kAnswering;
   list_->RequestBegins();
+  ReleaseBody();  // what the application makes of it is for the application to bound
   DisarmTimer();
   auto message = parser_->release();
   keep_alive_ = message.keep_alive() && !list_->draining();

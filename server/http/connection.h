@@ -48,6 +48,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void OnRead(ErrorCode error, size_t n);
   void Feed();
   bool OnHeader();
+  bool ReserveBody();
+  void ReleaseBody();
   void AskForBody();
   void Dispatch();
   void Reject(int status, std::string_view message);
@@ -82,6 +84,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // Of the current request:
   std::optional<Parser> parser_;
+  size_t reserved_ = 0;  // of the list's bytes for bodies
   bool header_seen_ = false, wants_continue_ = false;
   unsigned version_ = 11;
   bool keep_alive_ = true, is_head_ = false;

@@ -1,5 +1,7 @@
 #include "server/http/connection_list.h"
 
+#include <algorithm>
+
 #include "server/http/connection.h"
 
 namespace t6::server {
@@ -54,6 +56,18 @@ void ConnectionList::WaitUntilEmpty() const {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(
       +[](const ConnectionList* list) { return list->connections_.empty(); }, this));
+}
+
+bool ConnectionList::ReserveBody(size_t bytes, size_t bound) {
+  absl::MutexLock lock(&mutex_);
+  if (bytes > bound - std::min(bound, body_bytes_)) return false;
+  body_bytes_ += bytes;
+  return true;
+}
+
+void ConnectionList::ReleaseBody(size_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  body_bytes_ -= bytes;
 }
 
 void ConnectionList::SetDraining() {

@@ -1,5 +1,5 @@
-// Who is connected and how many requests are being answered, for the bound, the drain and the stop.
-// Holds connections weakly: each lives by its own pending operations. Thread-safe.
+// Who is connected, how many requests are being answered and how much is being received: for the bounds, the
+// drain and the stop. Holds connections weakly: each lives by its own pending operations. Thread-safe.
 #pragma once
 
 #include <map>
@@ -26,6 +26,10 @@ class ConnectionList {
   bool WaitUntilNoRequest(absl::Time deadline) const;
   void WaitUntilEmpty() const;
 
+  // Bodies that are being received may take so many bytes together; false: not now.
+  bool ReserveBody(size_t bytes, size_t bound);
+  void ReleaseBody(size_t bytes);
+
   // From now on connections close once they have answered.
   void SetDraining();
   bool draining() const;
@@ -34,6 +38,7 @@ class ConnectionList {
   mutable absl::Mutex mutex_;
   std::map<const Connection*, std::weak_ptr<Connection>> connections_;
   int in_flight_ = 0;
+  size_t body_bytes_ = 0;
   bool draining_ = false;
 };
 

@@ -354,6 +354,23 @@ TEST_F(HttpServerTest, BoundsTheConnections) {
   EXPECT_EQ(first.Read()->body, "GET /still ");
 }
 
+TEST_F(HttpServerTest, BoundsWhatIsBeingReceivedOverAllConnections) {
+  Start();
+  const std::string half =
+      "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+  std::vector<std::unique_ptr<RawClient>> slow;
+  for (int i = 0; i < 64; ++i) {
+    slow.push_back(std::make_unique<RawClient>(server_->port()));
+    slow.back()->Send(half);
+    ASSERT_THAT(slow.back()->ReadUntil("\r\n\r\n"), HasSubstr(" 100 ")) << "the server holds a place for it";
+  }
+  EXPECT_EQ(StatusOf(half), 503);
+  EXPECT_EQ(StatusOf(Request("GET", "/")), 200);
+  slow[0]->Send("3\r\nabc\r\n0\r\n\r\n");
+  EXPECT_EQ(slow[0]->Read()->body, "POST / abc");
+  EXPECT_EQ(StatusOf(Request("POST", "/", "x")), 200) << "its place is free again";
+}
+
 // ---- streams
 
 // Counts what is pulled; gives `n` pieces.
