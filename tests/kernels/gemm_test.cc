@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/backend/cpu/gemm_onednn.h"
 #include "engine/backend/cpu/gemm_tile.h"
 #include "engine/backend/cpu/row_ops.h"
 #include "tests/support/reference_ops.h"
@@ -206,12 +207,13 @@ TEST(GemmPackTest, RefusesWhatItCannotPack) {
   EXPECT_TRUE(gemm->Pack({a.view(), c.view()}, DType::kF32, false).ok());
 }
 
-// A row's result must not depend on the rows beside it, within one kernel's range of row counts.
-TEST(GemmBitsTest, ARowIsTheSameInEveryBatchOfOneKernel) {
+// A row's result must not depend on the rows beside it: never in bf16; in f32 on either side of oneDNN's
+// first row.
+TEST(GemmBitsTest, ARowIsTheSameInEveryBatch) {
   ThreadPool pool(2);
   const auto gemm = Gemm::Make(&pool);
-  const Matrix w = RandomMatrix(200, 384, 2, true);
-  const Matrix in = RandomMatrix(300, 384, 1, false);
+  const Matrix w = RandomMatrix(200, 1000, 2, true);
+  const Matrix in = RandomMatrix(300, 1000, 1, false);
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     const auto packed = gemm->Pack({w.view()}, dtype, false);
     ASSERT_TRUE(packed.ok());
@@ -223,10 +225,31 @@ TEST(GemmBitsTest, ARowIsTheSameInEveryBatchOfOneKernel) {
       out.resize(200);
       return out;
     };
-    EXPECT_EQ(run(1), run(2)) << NameOf(dtype);
-    EXPECT_EQ(run(1), run(4)) << NameOf(dtype);
-    EXPECT_EQ(run(100), run(300)) << NameOf(dtype);
-    EXPECT_EQ(run(129), run(257)) << NameOf(dtype);
+    for (int n_rows : {2, 3, 4, 6, 16, 17, 32, 63}) EXPECT_EQ(run(1), run(n_rows)) << NameOf(dtype) << n_rows;
+    for (int n_rows : {65, 129, 200, 300}) EXPECT_EQ(run(64), run(n_rows)) << NameOf(dtype) << n_rows;
+    if (dtype == DType::kBF16) {
+      EXPECT_EQ(run(1), run(64));
+    }
+  }
+}
+
+TEST(OnednnProductTest, MatchesFloat64WhereItKnowsThePacking) {
+  constexpr int kRows = 96, kK = 832, kN = 128;
+  OnednnProducts products(2);
+  const OnednnProduct* product = products.Find(kRows, kK, kN);
+  EXPECT_EQ(products.Find(kRows, kK, kN), product) << "made twice";
+  if (product == nullptr) GTEST_SKIP() << "no brgemm for float32 on this CPU";
+  const Matrix a = RandomMatrix(kRows, kK, 1, false), w = RandomMatrix(kN, kK, 2, false);
+  std::vector<float> packed(kN * kK), c(kRows * kN);
+  for (int n = 0; n < kN; ++n) {
+    for (int k = 0; k < kK; ++k) packed[(n / 64 * kK + k) * 64 + n % 64] = w.data[n * kK + k];
+  }
+  product->Run(a.data.data(), packed.data(), c.data(), 1);
+  for (int r = 0; r < kRows; ++r) {
+    for (int n = 0; n < kN; ++n) {
+      ASSERT_NEAR(c[r * kN + n], reference::Dot(a.row(r), w.row(n)),
+                  Tolerance(kK, reference::AbsDot(a.row(r), w.row(n)), DType::kF32, false));
+    }
   }
 }
 

@@ -262,8 +262,7 @@ GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   Job job;
   job.weights = &weights;
   if (weights.dtype() == DType::kBF16) {
-    const bool many = kernels_.bf16_many != nullptr && n_rows >= kernels_.bf16_many_rows;
-    job.kernel = many ? kernels_.bf16_many : kernels_.bf16;
+    job.kernel = kernels_.bf16;
     return job;
   }
   job.kernel = kernels_.f32;

@@ -1,4 +1,5 @@
-// Products with packed weights on the CPU: oneDNN for many rows, our own kernel for few, one packing for both.
+// Products with packed weights on the CPU: oneDNN for many rows, our own kernel for few, one packing for
+// both.
 #pragma once
 
 #include <cstddef>

@@ -19,7 +19,7 @@ namespace t6::cpu {
 
 inline constexpr int kBlockColumns = 64;
 inline constexpr int kDepthStep = 32;  // k is padded to a multiple of this
-// Rows of `a` are read in groups of up to this many: the buffer must reach to the next multiple.
+// Rows of `a` and `c` reach to the next multiple of this, for oneDNN's sake; what lies there is nobody's.
 inline constexpr int kRowStep = 32;
 
 // c = a b^T for one block: c[r][0..63], r < n_rows, is overwritten. All of c's n_rows rounded up to kRowStep
@@ -35,12 +35,11 @@ struct BlockProduct {
 };
 using BlockKernel = void (*)(const BlockProduct& product);
 
-// The best kernels of this CPU for float32 and bfloat16 weights, by number of rows.
+// The best kernels of this CPU. One for all numbers of rows, so that a row's bits do not depend on how many
+// there are.
 struct BlockKernels {
   BlockKernel f32 = nullptr;
   BlockKernel bf16 = nullptr;
-  BlockKernel bf16_many = nullptr;  // for at least bf16_many_rows rows; may be null
-  int bf16_many_rows = 0;
   std::string isa;  // "AVX-512 bf16"
 };
 BlockKernels ChooseBlockKernels();

@@ -2,6 +2,9 @@
 // neither, so these are intrinsics, and each function says which instructions it needs.
 #include <hwy/targets.h>
 
+#include <algorithm>
+#include <array>
+
 #include "engine/backend/cpu/gemm_tile.h"
 
 #if HWY_ARCH_X86_64
@@ -89,12 +92,23 @@ struct alignas(64) TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
+// For 1 to 16 rows of sums (tiles 0 to 3) and inputs (tile 4): a product takes as many cycles as there are
+// rows. In constant memory, because the compiler thinks that only a configuration's first bytes are read, and
+// drops stores.
+constexpr std::array<TileConfig, 16> kConfigs = [] {
+  std::array<TileConfig, 16> configs;
+  for (uint8_t n = 1; n <= 16; ++n) {
+    for (int tile = 0; tile <= 4; ++tile) configs[n - 1].rows[tile] = n;
+  }
+  return configs;
+}();
+
 constexpr int kTileRows = 16;
 constexpr int kTileDepth = 32;                         // numbers of k in one tile: 16 pairs
 constexpr size_t kPairBytes = kBlockColumns * 4;       // one pair of k in a packed block
 constexpr size_t kTileBytes = kTileRows * kPairBytes;  // from one tile of weights to the next in k
 
-// 16 rows x 64 columns: each weight is loaded once.
+// Up to 16 rows x 64 columns: each weight is loaded once.
 void AmxRows16(const BlockProduct& p, int row) {
   const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
   const auto* b = static_cast<const char*>(p.b);
@@ -162,16 +176,17 @@ bool AskForAmx() {
 }  // namespace
 
 void RowsAmxBf16(const BlockProduct& p) {
-  // Constant memory: the compiler thinks that only the first bytes are read, and drops later stores to a
-  // local one.
-  static constexpr TileConfig kConfig;
-  _tile_loadconfig(&kConfig);
-  const int n_tiles = (p.n_rows + kTileRows - 1) / kTileRows;
-  const int n_paired_rows = n_tiles / 2 * 2 * kTileRows;
-  for (int column = 0; column < kBlockColumns; column += 32) {
-    for (int row = 0; row < n_paired_rows; row += 2 * kTileRows) AmxRows32(p, row, column);
+  const int n_paired = p.n_rows / (2 * kTileRows) * (2 * kTileRows);
+  if (n_paired > 0) {
+    _tile_loadconfig(&kConfigs[kTileRows - 1]);
+    for (int column = 0; column < kBlockColumns; column += 32) {
+      for (int row = 0; row < n_paired; row += 2 * kTileRows) AmxRows32(p, row, column);
+    }
   }
-  if (n_tiles % 2 != 0) AmxRows16(p, n_paired_rows);
+  for (int row = n_paired; row < p.n_rows; row += kTileRows) {
+    _tile_loadconfig(&kConfigs[std::min(kTileRows, p.n_rows - row) - 1]);
+    AmxRows16(p, row);
+  }
   _tile_release();
 }
 
@@ -213,8 +228,7 @@ BlockKernels ChooseBlockKernels() {
     kernels.isa += " bf16";
   }
   if (HasAmxBf16()) {
-    kernels.bf16_many = RowsAmxBf16;
-    kernels.bf16_many_rows = 5;
+    kernels.bf16 = RowsAmxBf16;
     kernels.isa += " AMX";
   }
   return kernels;

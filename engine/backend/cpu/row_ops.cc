@@ -85,7 +85,11 @@ void PrepareBf16(const float* in, int k, int k_padded, const RmsNorm& norm, bf16
   Prepare(in, k, k_padded, norm, out);
 }
 
-V Silu(D d, V x) { return hn::Div(x, hn::Add(hn::Set(d, 1.0f), hn::Exp(d, hn::Neg(x)))); }
+// Exp gives zero where its result would be infinite, hence the bound.
+V Silu(D d, V x) {
+  const V e = hn::Exp(d, hn::Min(hn::Neg(x), hn::Set(d, 88.0f)));
+  return hn::Div(x, hn::Add(hn::Set(d, 1.0f), e));
+}
 
 // Calls whole(i) for vectors and then once part(i, n_left) for what is left.
 template <class Whole, class Part>

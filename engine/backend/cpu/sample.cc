@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -13,9 +14,33 @@ namespace {
 
 constexpr float kGreedyBelow = 1e-5f;
 
-// The most likely text id, ties to the lowest.
-int32_t Greedy(const float* logits, int n_text, float max_of_text) {
-  return FirstIndexOf(logits, n_text, max_of_text);
+// Ascending keys are descending logits, and among equals ascending ids.
+uint64_t LikelyFirst(float logit, int32_t id) {
+  const uint32_t bits = std::bit_cast<uint32_t>(logit + 0.0f);  // -0 becomes 0, its equal
+  const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
+  return (static_cast<uint64_t>(~ascending) << 32) | static_cast<uint32_t>(id);
+}
+int32_t IdOf(uint64_t key) { return static_cast<int32_t>(key); }
+
+// Moves to the front the fewest smallest keys whose weights sum to `wanted`, at least one, and returns how
+// many they are. Halves instead of sorting: a flat distribution over a large vocabulary has no short nucleus.
+size_t CountToMass(std::vector<uint64_t>& keys, const std::vector<float>& weights, double wanted) {
+  size_t begin = 0, end = keys.size();
+  double passed = 0;
+  while (end - begin > 1) {
+    const size_t middle = begin + (end - begin) / 2;
+    const auto at = [&](size_t i) { return keys.begin() + static_cast<ptrdiff_t>(i); };
+    std::nth_element(at(begin), at(middle), at(end));
+    double mass = 0;
+    for (size_t i = begin; i < middle; ++i) mass += weights[IdOf(keys[i])];
+    if (passed + mass >= wanted) {
+      end = middle;
+    } else {
+      passed += mass;
+      begin = middle;
+    }
+  }
+  return end;
 }
 
 }  // namespace
@@ -39,42 +64,39 @@ int32_t Sampler::DrawFromAll(double u, double total, const Scratch& scratch) {
 
 int32_t Sampler::DrawFromTop(const SamplingRow& row, double u, double total, const float* logits,
                              Scratch& scratch) {
-  std::vector<int32_t>& ids = scratch.ids;
   const std::vector<float>& weights = scratch.weights;
   const size_t n = weights.size();
   const size_t top_k = row.top_k > 0 ? std::min(static_cast<size_t>(row.top_k), n) : 0;
   // Few ids matter as a rule: look among the likely ones first, and widen the circle only when that is not
   // enough.
+  std::vector<int32_t>& ids = scratch.ids;
+  double mass = 0;
   for (const float threshold : {1e-3f, 1e-6f, 0.0f}) {
     ids.clear();
     CollectAtLeast(weights.data(), static_cast<int>(n), threshold, &ids);
-    double mass = 0;
+    mass = 0;
     for (const int32_t id : ids) mass += weights[id];
     if (top_k > 0 ? ids.size() >= top_k : mass >= row.top_p * total) break;
   }
-  const auto likelier = [&](int32_t a, int32_t b) {
-    return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-  };
-  if (top_k > 0 && top_k < ids.size()) {
-    std::nth_element(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(top_k), ids.end(), likelier);
-    ids.resize(top_k);
+  std::vector<uint64_t>& keys = scratch.keys;
+  keys.clear();
+  for (const int32_t id : ids) keys.push_back(LikelyFirst(logits[id], id));
+  if (top_k > 0 && top_k < keys.size()) {
+    std::nth_element(keys.begin(), keys.begin() + static_cast<ptrdiff_t>(top_k), keys.end());
+    keys.resize(top_k);
   }
-  if (row.top_p < 1.0f) {
-    std::sort(ids.begin(), ids.end(), likelier);
-    double mass = total;
-    if (top_k > 0) {
-      mass = 0;
-      for (const int32_t id : ids) mass += weights[id];
-    }
-    size_t n_kept = 0;
-    for (double passed = 0; n_kept < ids.size() && (n_kept == 0 || passed < row.top_p * mass); ++n_kept) {
-      passed += weights[ids[n_kept]];
-    }
-    ids.resize(n_kept);
+  if (top_k > 0) {
+    total = 0;
+    for (const uint64_t key : keys) total += weights[IdOf(key)];
+  }
+  if (row.top_p < 1.0f) keys.resize(CountToMass(keys, weights, row.top_p * total));
+  ids.clear();
+  mass = 0;
+  for (const uint64_t key : keys) {
+    ids.push_back(IdOf(key));
+    mass += weights[IdOf(key)];
   }
   std::sort(ids.begin(), ids.end());
-  double mass = 0;
-  for (const int32_t id : ids) mass += weights[id];
   int32_t last = ids.front();
   double passed = 0;
   for (const int32_t id : ids) {
@@ -111,7 +133,7 @@ bool Sampler::RunRow(const SampleParams& params, const SamplingRow& row, const f
   if (row.score_token >= 0) {
     output->token = row.score_token;
   } else if (row.temperature < kGreedyBelow) {
-    output->token = Greedy(logits, n_text, text.max);
+    output->token = FirstIndexOf(logits, n_text, text.max);
   } else {
     output->token = Draw(row, logits, n_text, text.max, scratch);
   }

@@ -30,6 +30,7 @@ class Sampler {
     std::vector<float> weights;
     std::vector<double> block_sums;
     std::vector<int32_t> ids;
+    std::vector<uint64_t> keys;
   };
   static bool RunRow(const SampleParams& params, const SamplingRow& row, const float* logits,
                      Scratch& scratch, TokenOutput* output);
