@@ -233,6 +233,7 @@ TEST(ChatTemplate, OffersWhatHuggingFaceOffersToTemplates) {
        "3"},
       {"a\r\n{% if true %}  \r\n  b\r\n    {% endif %}\r\nc\r\n", "a\n  \n  b\nc"},
       {"{% macro twice(x) %}{{ x ~ x }}{% endmacro %}{{ twice('ab') }}", "abab"},
+      {"{{ 'a\\\nb\\\\' }}\\\n{{ \"c\\\nd\" }}", "ab\\\\\ncd"},
       {"x {%- generation -%} y {%- endgeneration %}", "xy"},
   };
   for (const auto& [source, expected] : cases) {
@@ -291,12 +292,13 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
       "{{ undefined.attribute }}",
       "{% if %}",
       "{{",
-      std::string((256 << 10) + 1, 'x'),
       "\xFF"};
   for (const std::string& source : sources) {
     const auto chat = RenderWith(source, User("x"));
     EXPECT_EQ(chat.status().code(), absl::StatusCode::kInvalidArgument) << source.substr(0, 80);
   }
+  EXPECT_EQ(RenderWith(std::string((256 << 10) + 1, 'x'), User("x")).status().code(),
+            absl::StatusCode::kResourceExhausted);
   // Deep, but not endless: an answer of either kind, and no crash.
   (void)RenderWith(deep_elif + "{% endif %}", User("x"));
   (void)RenderWith(sum + " }}", User("x"));

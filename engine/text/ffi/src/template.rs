@@ -26,8 +26,7 @@ pub struct ChatTemplate {
 impl ChatTemplate {
     pub fn new(source: &str, globals: &[u8]) -> Result<ChatTemplate> {
         let globals = serde_json::from_slice(globals).map_err(|e| format!("variables: {e}"))?;
-        // Jinja2 sees one kind of line end, and transformers adds a tag that only training needs.
-        let source = without_generation_tags(&source.replace("\r\n", "\n").replace('\r', "\n"));
+        let source = in_minijinja(&source.replace("\r\n", "\n").replace('\r', "\n")); // as Jinja2 sees line ends
         on_deep_stack(|| {
             let mut environment = Environment::new();
             environment.set_trim_blocks(true);
@@ -141,23 +140,47 @@ fn strftime_now(format: String) -> std::result::Result<String, Error> {
     }
 }
 
-/// {% generation %} ... {% endgeneration %} marks an assistant's words for training; here it only groups them.
-fn without_generation_tags(source: &str) -> String {
+/// What Jinja2 and transformers understand and minijinja does not, said in other words:
+/// {% generation %} ... {% endgeneration %}, which marks an assistant's words for training and here only groups them, and
+/// a backslash at a line's end inside a tag, which continues a string literal on the next line.
+fn in_minijinja(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
-        let (before, tag) = (&rest[..start], &rest[start + 2..start + length]);
+    while let Some(start) = rest.find('{') {
+        let close = match rest[start..].as_bytes().get(1) {
+            Some(b'%') => "%}",
+            Some(b'{') => "}}",
+            _ => {
+                result.push_str(&rest[..start + 1]);
+                rest = &rest[start + 1..];
+                continue;
+            }
+        };
+        let Some(length) = rest[start..].find(close) else { break };
+        result.push_str(&rest[..start]);
+        result.push_str(&tag_in_minijinja(&rest[start..start + length]));
         rest = &rest[start + length..];
-        result.push_str(before);
-        result.push_str("{%");
-        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        match word {
-            "generation" => result.push_str(&tag.replace(word, "if true")),
-            "endgeneration" => result.push_str(&tag.replace(word, "endif")),
-            _ => result.push_str(tag),
-        }
     }
     result.push_str(rest);
+    result
+}
+
+fn tag_in_minijinja(tag: &str) -> String {
+    let word = tag.trim_start_matches(['{', '%', '-', '+']).trim_end_matches(['-', '+']).trim();
+    match word {
+        "generation" => return tag.replace(word, "if true"),
+        "endgeneration" => return tag.replace(word, "endif"),
+        _ => {}
+    }
+    let mut result = String::with_capacity(tag.len());
+    let mut escaped = false;
+    for c in tag.chars() {
+        if escaped && c == '\n' {
+            result.pop();
+        } else {
+            result.push(c);
+        }
+        escaped = c == '\\' && !escaped;
+    }
     result
 }
