@@ -105,8 +105,9 @@ void Scheduler::FailAll(const Status& status) {
 
 void Scheduler::Commit(const StepResult& result, absl::Duration elapsed) {
   T6_CHECK(!steps_.empty());
-  const Step step = std::move(steps_.front());
+  Step step = std::move(steps_.front());
   steps_.pop_front();
+  step.held.clear();
   T6_CHECK(static_cast<int>(result.outputs.size()) == step.n_outputs, "{} outputs, {} were planned",
            result.outputs.size(), step.n_outputs);
   cost_model_.Learn(step.cost, absl::ToDoubleMilliseconds(elapsed));

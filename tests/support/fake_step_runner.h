@@ -97,13 +97,22 @@ class FakeStepRunner final : public StepRunner {
         users_(n_pages),
         writer_(slots_.size()) {}
 
-  // Called with every plan before it runs.
+  // Called with every plan as it is launched.
   std::function<void(const StepPlan&)> on_launch;
 
-  // INTERNAL with the slot, row or page, when the plan reads what it did not write, or is malformed.
   Status Launch(const StepPlan& plan) override {
     if (on_launch) on_launch(plan);
     if (!next_failure_.ok()) return std::exchange(next_failure_, Status());
+    launched_.push_back(&plan);
+    return Status();
+  }
+
+  // Runs the oldest launched plan, as late as a device might: what was freed or overwritten meanwhile is
+  // noticed. INTERNAL with the slot, row or page, when the plan reads what it did not write, or is malformed.
+  StatusOr<StepResult> Wait() override {
+    if (launched_.empty()) return Internal("Wait without Launch");
+    const StepPlan& plan = *launched_.front();
+    launched_.pop_front();
     T6_RETURN_IF_ERROR(CheckShape(plan));
     T6_RETURN_IF_ERROR(CopyAndClear(plan));
     T6_RETURN_IF_ERROR(Store(plan));
@@ -111,16 +120,8 @@ class FakeStepRunner final : public StepRunner {
     for (int s = 0; s < plan.n_sequences(); ++s) T6_RETURN_IF_ERROR(ReadSequence(plan, s, &result));
     last_outputs_.clear();
     for (const TokenOutput& output : result.outputs) last_outputs_.push_back(output.token);
-    results_.push_back(std::move(result));
     ++n_steps_;
     n_rows_ += plan.n_rows();
-    return Status();
-  }
-
-  StatusOr<StepResult> Wait() override {
-    if (results_.empty()) return Internal("Wait without Launch");
-    StepResult result = std::move(results_.front());
-    results_.pop_front();
     return result;
   }
 
@@ -273,7 +274,7 @@ class FakeStepRunner final : public StepRunner {
   std::vector<int64_t> writer_;  // [n_slots] the last step that wrote it
   int64_t stamp_ = 0;
   std::vector<int32_t> last_outputs_;
-  std::deque<StepResult> results_;
+  std::deque<const StepPlan*> launched_;
   Status next_failure_;
   int64_t n_rows_ = 0, n_steps_ = 0;
 };

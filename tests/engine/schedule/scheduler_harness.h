@@ -54,37 +54,36 @@ class SchedulerHarness {
     return last_id_;
   }
 
-  // One turn of the loop; false when there was nothing to do.
+  // One turn of the loop; false when there was nothing to do, or the runner found fault.
   bool Step() {
     StepPlan* plan = &plans_[n_plans_ % plans_.size()];
-    bool did = false;
-    if (scheduler.n_steps_in_flight() < config_.pipeline_depth && scheduler.Plan(plan)) {
+    bool planned = false;
+    if (scheduler.n_steps_in_flight() < config_.pipeline_depth) planned = scheduler.Plan(plan);
+    if (planned) {
       ++n_plans_;
+      last_plan = *plan;
       if (cost_of) step_time = cost_of(*plan);
       const Status launched = runner.Launch(*plan);
-      EXPECT_TRUE(launched.ok()) << launched;
-      last_plan = *plan;
-      did = true;
+      if (!launched.ok()) return Fail(launched);
     }
-    if (scheduler.n_steps_in_flight() == config_.pipeline_depth ||
-        (!did && scheduler.n_steps_in_flight() > 0)) {
-      CommitOne();
-      did = true;
-    }
-    return did;
+    const int in_flight = scheduler.n_steps_in_flight();
+    if (in_flight == config_.pipeline_depth || (!planned && in_flight > 0)) return CommitOne();
+    return planned;
   }
-  void CommitOne() {
+  bool CommitOne() {
     const StatusOr<StepResult> result = runner.Wait();
-    ASSERT_TRUE(result.ok()) << result.status();
+    if (!result.ok()) return Fail(result.status());
     clock.Advance(step_time);
     scheduler.Commit(*result, step_time);
     for (int page = 0; page < cache.n_pages(); ++page) {
       if (was_held_[page] && cache.is_free(page)) runner.Poison(page);
       was_held_[page] = !cache.is_free(page);
     }
+    return true;
   }
   void RunAll() {
-    while (Step()) ASSERT_FALSE(::testing::Test::HasFailure());
+    while (Step()) {
+    }
   }
 
   // Reads the stream.
@@ -131,7 +130,7 @@ class SchedulerHarness {
       EXPECT_EQ(got[i].top.size(), want[i].top.size()) << i;
     }
   }
-  void ExpectNoPagesLeft() {
+  void ExpectNoPagesLeft() {  // and none in the cache once it is cleared
     EXPECT_TRUE(scheduler.idle());
     EXPECT_EQ(cache.n_held(), 0);
     cache.Clear();
@@ -140,6 +139,13 @@ class SchedulerHarness {
   }
 
  private:
+  // Ends every request, so that no test waits for one.
+  bool Fail(const Status& status) {
+    ADD_FAILURE() << status;
+    scheduler.FailAll(status);
+    return false;
+  }
+
   const SchedulerConfig config_;
 
  public:

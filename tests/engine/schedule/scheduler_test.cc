@@ -159,6 +159,22 @@ TEST(SchedulerPrefix, CopiesTheSharedPartOfAPageAndComputesTheRest) {
   EXPECT_EQ(engine.Read(id).all.cached_tokens, 90);
 }
 
+TEST(SchedulerPrefix, TheSourceOfACopyIsHeldUntilTheStepHasCompleted) {
+  SchedulerHarness engine(16, {.max_context = 500});
+  engine.Submit(Request(Iota(0, 30), 1));
+  engine.RunAll();
+  engine.Submit(Request(Iota(0, 20) + Iota(700, 5), 10));
+  StepPlan plan;
+  ASSERT_TRUE(engine.scheduler.Plan(&plan));
+  ASSERT_EQ(plan.copy_pages.size(), 1u);
+  EXPECT_EQ(engine.cache.n_held(), 2);  // source and destination
+  engine.cache.Clear();
+  EXPECT_FALSE(engine.cache.is_free(plan.copy_pages[0].source));
+  ASSERT_TRUE(engine.runner.Launch(plan).ok());
+  engine.CommitOne();
+  EXPECT_EQ(engine.cache.n_held(), 1);
+}
+
 TEST(SchedulerPrefix, AWholePromptThatIsCachedStillComputesItsLastRow) {
   SchedulerHarness engine(16, {.max_context = 500});
   const GenerationRequest request = Request(Iota(0, 2 * kPageTokens), 3);
@@ -206,6 +222,17 @@ TEST(SchedulerPrefix, TenantsAndSaltsShareNothing) {
     engine.RunAll();
     EXPECT_EQ(engine.Read(id).all.cached_tokens, 0);
   }
+}
+
+TEST(SchedulerPrefix, NobodyWaitsForAnotherTenantsPrefix) {
+  SchedulerHarness engine(32, {.max_num_seqs = 4, .max_step_rows = 40, .max_context = 500});
+  for (const char* tenant : {"a", "b"}) {
+    GenerationRequest request = Request(Iota(0, 100), 2);
+    request.tenant = tenant;
+    engine.Submit(request);
+  }
+  engine.RunAll();
+  EXPECT_EQ(engine.scheduler.n_prefix_waits(), 0);
 }
 
 TEST(SchedulerPrefix, FiftyQuestionsAboutOneNewDocumentComputeItOnce) {
