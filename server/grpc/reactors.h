@@ -52,14 +52,8 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
         absl::MutexLock lock(&mutex);
         if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
       }
-      Status accepting = CheckAccepting(*deps.admin);
-      StatusOr<std::unique_ptr<UnaryCall>> started = accepting;
-      if (accepting.ok()) {
-        started = handler->Create(request, call_context,
-                                  [self = this->shared_from_this(), response](StatusOr<Response> answer) {
-                                    self->Answer(std::move(answer), response);
-                                  });
-      }
+      StatusOr<std::unique_ptr<UnaryCall>> started =
+          CheckedCreate(deps, handler, call_context, request, response);
       std::unique_ptr<UnaryCall> dropped;  // destroyed outside the lock
       absl::MutexLock lock(&mutex);
       begun = true;
@@ -69,6 +63,16 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
         return Finish(absl::CancelledError("the client cancelled the request"));
       }
       if (reactor != nullptr) call = *std::move(started);  // else it is answered already
+    }
+
+    StatusOr<std::unique_ptr<UnaryCall>> CheckedCreate(const GrpcDeps& deps, Handler* handler,
+                                                       const CallContext& call_context,
+                                                       const Request& request, Response* response) {
+      T6_RETURN_IF_ERROR(CheckAccepting(*deps.admin));
+      return handler->Create(request, call_context,
+                             [self = this->shared_from_this(), response](StatusOr<Response> answer) {
+                               self->Answer(std::move(answer), response);
+                             });
     }
 
     void Answer(StatusOr<Response> answer, Response* response) {
@@ -139,15 +143,21 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
         absl::MutexLock lock(&mutex);
         if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
       }
-      Status accepting = CheckAccepting(*deps.admin);
-      StatusOr<std::unique_ptr<StreamingCall<Chunk>>> started = accepting;
-      if (accepting.ok()) started = handler->Stream(request, call_context);
+      StatusOr<std::unique_ptr<StreamingCall<Chunk>>> started =
+          CheckedStream(deps, handler, call_context, request);
       absl::MutexLock lock(&mutex);
       begun = true;
       if (!started.ok()) return Finish(started.status());
       call = *std::move(started);
       if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
       Pull();
+    }
+
+    StatusOr<std::unique_ptr<StreamingCall<Chunk>>> CheckedStream(const GrpcDeps& deps, Handler* handler,
+                                                                  const CallContext& call_context,
+                                                                  const Request& request) {
+      T6_RETURN_IF_ERROR(CheckAccepting(*deps.admin));
+      return handler->Stream(request, call_context);
     }
 
     void Pull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
