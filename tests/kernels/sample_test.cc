@@ -11,7 +11,7 @@
 #include <set>
 #include <vector>
 
-#include "engine/sampling/philox.h"
+#include "engine/backend/philox.h"
 #include "tests/support/reference_ops.h"
 
 namespace t6::cpu {

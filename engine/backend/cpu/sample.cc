@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "engine/backend/cpu/sample_ops.h"
-#include "engine/sampling/philox.h"
+#include "engine/backend/philox.h"
 
 namespace t6::cpu {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "engine/token_output.h"
+#include "engine/schedule/step_plan.h"
 
 namespace t6::cpu {
 
