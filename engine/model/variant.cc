@@ -78,8 +78,12 @@ VariantGuess GuessVariant(const TensorSource& tensors, const ModelConfig& config
   if (const std::string c_q = FirstWith(names, ".attn.c_qkv.c_q."); !c_q.empty()) {
     guess = {"T6_kvonly", fmt::format("tensor \"{}\"", c_q)};
   }
-  if (config.rope_decay_base)
-    return {guess.name + "_partialrope_decay", "the config key \"rope_decay_base\""};
+  if (config.rope_decay_base) {
+    const bool factored = guess.name == "T6";
+    return {guess.name + "_partialrope_decay",
+            fmt::format("the config key \"rope_decay_base\"{}",
+                        factored ? "; T6_linearattn_partialrope_decay looks the same" : "")};
+  }
   if (config.rope_partial_factor)
     return {guess.name + "_partialrope", "the config key \"rope_partial_factor\""};
   return guess;

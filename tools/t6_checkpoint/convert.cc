@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "engine/checkpoint/bounded_json.h"
 #include "engine/base/read_file.h"
+#include "engine/checkpoint/bounded_json.h"
 #include "engine/checkpoint/file_bytes.h"
 #include "engine/checkpoint/tensor_source.h"
 #include "tools/t6_checkpoint/checkpoint_writer.h"

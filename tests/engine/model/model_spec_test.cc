@@ -200,6 +200,7 @@ TEST(ModelSpec, RefusesVariantsByName) {
   };
   refused(Read(TinyShapes(), Config("rope_partial_factor", "0.5")), "T6_partialrope");
   refused(Read(TinyShapes(), Config("rope_decay_base", "0.999")), "T6_partialrope_decay");
+  EXPECT_THAT(ErrorOf(Read(TinyShapes(), Config("rope_decay_base", "0.999"))), HasSubstr("T6_linearattn"));
   refused(Read(TinyShapes(), Config("group_size", "2")), "llama-mqa");
   refused(Read(TinyShapes(), Config("group_size", "3")), "llama-gqa");
   refused(Read(TinyShapes(), Config("q_lora_rank", "8")), "llama-mla");
