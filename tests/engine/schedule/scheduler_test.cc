@@ -477,7 +477,37 @@ TEST(SchedulerPreempt, TheYoungestGivesWayAndItsOutputIsTheSame) {
     }
   }
   EXPECT_GT(engine.scheduler.n_preemptions(), 0);
-  for (int i = 0; i < 3; ++i) engine.ExpectAnswer(ids[i], requests[i]);
+  for (int i = 0; i < 3; ++i) {
+    engine.ExpectAnswer(ids[i], requests[i]);
+    EXPECT_EQ(engine.Read(ids[i]).all.cached_tokens,
+              0);  // what it found of its own when it came back does not count
+  }
+  engine.ExpectNoPagesLeft();
+}
+
+TEST(SchedulerPreempt, WhatItFindsOfItsOwnWhenItComesBackIsNotReportedAsCached) {
+  SchedulerHarness engine(6, {.max_context = 384, .reserve_tokens = 0});
+  engine.Submit(Request(Iota(0, 60), 130));
+  const GenerationRequest request = Request(Iota(1000, 200), 100);
+  const RequestId id = engine.Submit(request);
+  engine.RunAll();
+  EXPECT_EQ(engine.scheduler.n_preemptions(), 1);
+  EXPECT_LT(engine.runner.n_rows(), 60 + 129 + 200 + 99 + 100);  // it did find some
+  engine.ExpectAnswer(id, request);
+  EXPECT_EQ(engine.Read(id).all.cached_tokens, 0);
+}
+
+TEST(SchedulerPreempt, NobodyElseGivesWayWhilePagesAreOnTheirWay) {
+  SchedulerHarness engine(5, {.max_context = 300, .reserve_tokens = 0, .pipeline_depth = 2});
+  for (const int n_prompt :
+       {60, 60, 10, 100}) {  // two outgrow their pages in the same step, the youngest has two
+    engine.Submit(Request(Iota(1000 * engine.scheduler.n_waiting(), n_prompt), 20));
+  }
+  while (engine.scheduler.n_preemptions() == 0) ASSERT_TRUE(engine.Step());
+  EXPECT_EQ(engine.scheduler.n_running(), 3);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(engine.Step());
+  EXPECT_EQ(engine.scheduler.n_preemptions(), 1);
+  engine.RunAll();
   engine.ExpectNoPagesLeft();
 }
 
@@ -496,6 +526,8 @@ TEST(SchedulerPreempt, ScoresAreDeliveredOnce) {
   EXPECT_GT(engine.scheduler.n_preemptions(), 0);
   engine.ExpectAnswer(first, old);
   engine.ExpectAnswer(second, young);
+  EXPECT_EQ(engine.Read(second).all.cached_tokens,
+            0);  // what it found of its own when it came back does not count
   engine.ExpectNoPagesLeft();
 }
 
