@@ -1,5 +1,7 @@
-// Products with packed weights on the CPU: oneDNN for many rows, our own kernel for few, one packing for
-// both.
+// Products with packed weights on the CPU, one packing for all of them. Our own kernels, except that float32
+// of 64 rows and more goes to oneDNN where its brgemm reads this packing. A row's bits never depend on the
+// rows beside it in bfloat16; in float32 they do once, between fewer than 64 rows and more (oneDNN sums a
+// long k in pieces).
 #pragma once
 
 #include <cstddef>
