@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "server/config_values.h"
+#include "server/error_map.h"
 
 namespace t6::server {
 namespace {
@@ -46,7 +47,7 @@ Status SetServedName(ServerConfig& c, std::string_view text) {
   T6_RETURN_IF_ERROR(AssignText(c.served_model_name, text));
   for (unsigned char byte : text) {
     if (byte <= ' ' || byte == 0x7f)
-      return InvalidArgument("\"{}\" contains a space or a control character", text);
+      return InvalidArgument("\"{}\" contains a space or a control character", Clipped(text));
   }
   if (text.size() > 256) return InvalidArgument("the name has {} bytes; 256 are the most", text.size());
   return absl::OkStatus();
@@ -54,10 +55,10 @@ Status SetServedName(ServerConfig& c, std::string_view text) {
 
 Status AddOverride(ServerConfig& c, std::string_view text) {
   const size_t equals = text.find('=');
-  if (equals == 0 || equals == text.npos) return InvalidArgument("\"{}\" is not KEY=VALUE", text);
+  if (equals == 0 || equals == text.npos) return InvalidArgument("\"{}\" is not KEY=VALUE", Clipped(text));
   const std::string key(text.substr(0, equals));
   if (!c.engine.model_overrides.emplace(key, text.substr(equals + 1)).second) {
-    return InvalidArgument("\"{}\" is overridden twice", key);
+    return InvalidArgument("\"{}\" is overridden twice", Clipped(key));
   }
   return absl::OkStatus();
 }
@@ -75,7 +76,7 @@ Status SetCacheBytes(ServerConfig& c, std::string_view text) {
   }
   T6_RETURN_IF_ERROR(Assign(c.engine.cache_bytes, ParseSize(text)));
   return c.engine.cache_bytes > 0 ? absl::OkStatus()
-                                  : InvalidArgument("{} leaves no cache; auto is the default", text);
+                                  : InvalidArgument("{} leaves no cache; auto is the default", Clipped(text));
 }
 
 Status SetLogFormat(ServerConfig& c, std::string_view text) {
@@ -173,11 +174,11 @@ StatusOr<GivenMap> ReadFlags(absl::Span<const std::string> args) {
   GivenMap given;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string_view arg = args[i];
-    if (arg.substr(0, 2) != "--") return InvalidArgument("\"{}\" is not a flag; see --help", arg);
+    if (arg.substr(0, 2) != "--") return InvalidArgument("\"{}\" is not a flag; see --help", Clipped(arg));
     const size_t equals = arg.find('=');
     const std::string name(arg.substr(2, equals == arg.npos ? arg.npos : equals - 2));
     const Option* option = FindOption(name);
-    if (option == nullptr) return InvalidArgument("--{} is unknown; see --help", name);
+    if (option == nullptr) return InvalidArgument("--{} is unknown; see --help", Clipped(name));
     Given& entry = given.try_emplace(name, Given{fmt::format("--{}", name), {}}).first->second;
     if (!entry.values.empty() && option->kind != Option::kRepeated)
       return InvalidArgument("--{} is given twice", name);
@@ -201,7 +202,7 @@ StatusOr<std::string> TextOf(const json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number()) return value.dump();
   return InvalidArgument("{} is neither a string nor a number",
-                         value.dump(-1, ' ', true, json::error_handler_t::replace));
+                         Clipped(value.dump(-1, ' ', true, json::error_handler_t::replace)));
 }
 
 StatusOr<std::vector<std::string>> TextsOf(const json& value, const Option& option) {
@@ -246,11 +247,11 @@ StatusOr<GivenMap> ReadJson(const std::string& path, const std::string& text) {
   };
   const json root = json::parse(text, note_keys, /*allow_exceptions=*/false);
   if (!root.is_object()) return InvalidArgument("is not a JSON object");
-  if (!twice.empty()) return InvalidArgument("\"{}\" stands there twice", twice);
+  if (!twice.empty()) return InvalidArgument("\"{}\" stands there twice", Clipped(twice));
   GivenMap given;
   for (const auto& [key, value] : root.items()) {
     const Option* option = FindOption(key);
-    if (option == nullptr) return InvalidArgument("\"{}\" is unknown; see --help", key);
+    if (option == nullptr) return InvalidArgument("\"{}\" is unknown; see --help", Clipped(key));
     if (option->kind == Option::kSwitch || option->set == nullptr) {
       return InvalidArgument("\"{}\" works as a flag only", key);
     }

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 
+#include "server/error_map.h"
+
 namespace t6::server {
 namespace {
 
@@ -30,16 +32,16 @@ constexpr Unit kUnits[] = {
 
 StatusOr<int64_t> ParseInteger(std::string_view text, int64_t least, int64_t most) {
   int64_t value = 0;
-  if (!ParseNumber(text, &value)) return InvalidArgument("\"{}\" is not a whole number", text);
+  if (!ParseNumber(text, &value)) return InvalidArgument("\"{}\" is not a whole number", Clipped(text));
   if (value < least || value > most) return InvalidArgument("{} is not from {} to {}", value, least, most);
   return value;
 }
 
 StatusOr<double> ParseDecimal(std::string_view text, double least, double most) {
   double value = 0;
-  if (!ParseNumber(text, &value)) return InvalidArgument("\"{}\" is not a number", text);
+  if (!ParseNumber(text, &value)) return InvalidArgument("\"{}\" is not a number", Clipped(text));
   if (!(value >= least && value <= most))
-    return InvalidArgument("{} is not from {} to {}", text, least, most);
+    return InvalidArgument("{} is not from {} to {}", Clipped(text), least, most);
   return value;
 }
 
@@ -47,16 +49,16 @@ StatusOr<size_t> ParseSize(std::string_view text) {
   const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
   double number = 0;
   if (digits == 0 || !ParseNumber(text.substr(0, digits), &number)) {
-    return InvalidArgument("\"{}\" is not a size such as 4GiB or 4096", text);
+    return InvalidArgument("\"{}\" is not a size such as 4GiB or 4096", Clipped(text));
   }
   for (const Unit& unit : kUnits) {
     if (text.substr(digits) != unit.name) continue;
     const double bytes = std::floor(number * unit.bytes);
-    if (bytes > 1e15) return InvalidArgument("{} is more than any machine has", text);
+    if (bytes > 1e15) return InvalidArgument("{} is more than any machine has", Clipped(text));
     return static_cast<size_t>(bytes);
   }
   return InvalidArgument("\"{}\" is no unit of size; B, KB, MB, GB, TB, KiB, MiB, GiB and TiB are",
-                         text.substr(digits));
+                         Clipped(text.substr(digits)));
 }
 
 StatusOr<absl::Duration> ParseDuration(std::string_view text) {
@@ -65,10 +67,10 @@ StatusOr<absl::Duration> ParseDuration(std::string_view text) {
   if (ParseNumber(text, &seconds)) {
     value = absl::Seconds(seconds);
   } else if (!absl::ParseDuration(AbslView(text), &value)) {
-    return InvalidArgument("\"{}\" is not a duration such as 5s, 1m30s or 500ms", text);
+    return InvalidArgument("\"{}\" is not a duration such as 5s, 1m30s or 500ms", Clipped(text));
   }
   if (!(value >= absl::ZeroDuration() && value <= absl::Hours(24))) {
-    return InvalidArgument("{} is not from 0s to 24h", text);
+    return InvalidArgument("{} is not from 0s to 24h", Clipped(text));
   }
   return value;
 }
@@ -76,11 +78,12 @@ StatusOr<absl::Duration> ParseDuration(std::string_view text) {
 StatusOr<ListenAddress> ParseAddress(std::string_view text) {
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos) {
-    return InvalidArgument("\"{}\" is not ADDRESS:PORT, such as 127.0.0.1:8000", text);
+    return InvalidArgument("\"{}\" is not ADDRESS:PORT, such as 127.0.0.1:8000", Clipped(text));
   }
   uint16_t port = 0;
   if (!ParseNumber(text.substr(colon + 1), &port)) {
-    return InvalidArgument("\"{}\" in \"{}\" is not a port from 0 to 65535", text.substr(colon + 1), text);
+    return InvalidArgument("\"{}\" in \"{}\" is not a port from 0 to 65535", Clipped(text.substr(colon + 1)),
+                           Clipped(text));
   }
   std::string_view host = text.substr(0, colon);
   const bool brackets = host.size() > 2 && host.front() == '[' && host.back() == ']';
@@ -89,8 +92,8 @@ StatusOr<ListenAddress> ParseAddress(std::string_view text) {
   boost::system::error_code error;
   const auto address = boost::asio::ip::make_address(std::string(host), error);
   if (error || address.is_v6() != brackets) {
-    return InvalidArgument("\"{}\" in \"{}\" is not a numeric address (IPv6 in brackets) or localhost", host,
-                           text);
+    return InvalidArgument("\"{}\" in \"{}\" is not a numeric address (IPv6 in brackets) or localhost",
+                           Clipped(host), Clipped(text));
   }
   return ListenAddress{address.to_string(), port};
 }
@@ -99,7 +102,7 @@ StatusOr<std::string> ParseChoice(std::string_view text, std::initializer_list<s
   for (std::string_view choice : choices) {
     if (text == choice) return std::string(text);
   }
-  return InvalidArgument("\"{}\" is none of {}", text, fmt::join(choices, ", "));
+  return InvalidArgument("\"{}\" is none of {}", Clipped(text), fmt::join(choices, ", "));
 }
 
 }  // namespace t6::server

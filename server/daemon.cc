@@ -114,6 +114,7 @@ Status Daemon::Impl::LoadText() {
   auto loaded = Tokenizer::Load(directory);
   if (loaded.ok()) {
     tokenizer = *std::move(loaded);
+    spdlog::debug("tokenizer loaded: {} tokens", tokenizer->n_tokens());
   } else if (named || !absl::IsNotFound(loaded.status())) {
     return Annotate(loaded.status(), "tokenizer");
   } else {
@@ -128,6 +129,7 @@ Status Daemon::Impl::LoadText() {
       has_file ? ChatTemplate::LoadFile(config.chat_template_file, directory) : ChatTemplate::Load(directory);
   if (chat_loaded.ok()) {
     chat_template = *std::move(chat_loaded);
+    spdlog::debug("chat template loaded");
   } else if (has_file || !absl::IsNotFound(chat_loaded.status())) {
     return Annotate(chat_loaded.status(), "chat template");
   } else {

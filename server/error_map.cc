@@ -56,6 +56,14 @@ Status SetErrorParam(Status status, std::string_view param) {
 
 std::string GetErrorParam(const Status& status) { return PayloadOf(status, kParamUrl); }
 
+std::string Clipped(std::string_view text) {
+  constexpr size_t kMost = 64;
+  if (text.size() <= kMost) return std::string(text);
+  size_t cut = kMost;
+  while (cut > 0 && (text[cut] & 0xC0) == 0x80) --cut;
+  return fmt::format("{}...", text.substr(0, cut));
+}
+
 Status SetErrorCode(Status status, std::string_view code) {
   status.SetPayload(kCodeUrl, absl::Cord(AbslView(code)));
   return status;

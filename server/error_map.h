@@ -28,6 +28,9 @@ std::string GetErrorParam(const Status& status);  // empty: none
 Status SetErrorCode(Status status, std::string_view code);
 std::string GetErrorCode(const Status& status);  // the payload's, else the table's, else empty
 
+// A client's text as a message may quote it: at most 64 bytes and an ellipsis, cut between characters.
+std::string Clipped(std::string_view text);
+
 // INVALID_ARGUMENT about one field, in one call. The message should begin with the field and quote the value.
 template <typename... Args>
 Status BadField(std::string_view param, fmt::format_string<Args...> format, Args&&... args) {

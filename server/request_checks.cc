@@ -31,7 +31,8 @@ T ValueOr(bool has, T value, const std::optional<D>& model_default, T otherwise)
 Status CheckModelName(std::string_view name, const ServedModel& model) {
   if (name.empty() || name == model.name) return absl::OkStatus();
   return SetErrorCode(
-      SetErrorParam(NotFound("model \"{}\" does not exist here; \"{}\" does", name, model.name), "model"),
+      SetErrorParam(NotFound("model \"{}\" does not exist here; \"{}\" does", Clipped(name), model.name),
+                    "model"),
       "model_not_found");
 }
 

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "server/error_map.h"
+
 namespace t6::server {
 
 using grpc::health::v1::HealthCheckRequest;
@@ -85,8 +87,8 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
   absl::MutexLock lock(&mutex_);
   const Serving status = StatusOf(request->service());
   if (status == HealthCheckResponse::SERVICE_UNKNOWN) {
-    reactor->Finish(
-        grpc::Status(grpc::StatusCode::NOT_FOUND, "there is no service \"" + request->service() + "\""));
+    reactor->Finish(grpc::Status(grpc::StatusCode::NOT_FOUND,
+                                 fmt::format("there is no service \"{}\"", Clipped(request->service()))));
   } else {
     response->set_status(status);
     reactor->Finish(grpc::Status::OK);

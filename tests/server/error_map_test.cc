@@ -39,6 +39,13 @@ TEST(ErrorMap, PayloadsTravelWithTheStatus) {
   EXPECT_EQ(GetErrorCode(status), "too_much");
 }
 
+TEST(ErrorMap, QuotesAreShortAndWhole) {
+  EXPECT_EQ(Clipped(std::string(64, 'x')), std::string(64, 'x'));
+  EXPECT_EQ(Clipped(std::string(65, 'x')), fmt::format("{}...", std::string(64, 'x')));
+  EXPECT_EQ(Clipped(fmt::format("{}\u00e9\u00e9", std::string(63, 'x'))),
+            fmt::format("{}...", std::string(63, 'x')));
+}
+
 TEST(RequestId, OnlyShortVisibleAsciiIsTaken) {
   EXPECT_EQ(RequestIdFrom("abc-1"), "abc-1");
   EXPECT_EQ(RequestIdFrom(std::string(128, 'x')), std::string(128, 'x'));
