@@ -6,7 +6,8 @@ namespace t6 {
 
 StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
   if (options.device == "auto" || options.device == "cpu") return MakeCpuBackend(options.threads);
-  if (options.device == "cuda") return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
+  if (options.device == "cuda")
+    return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
   return InvalidArgument("device \"{}\" is unknown; use auto, cpu or cuda", options.device);
 }
 

@@ -1,5 +1,6 @@
-// Rotary tables exactly as the official code makes them (docs/factors.md): inv_freq = 1 / powf(base, 2i/rotary_dim),
-// angle = t * inv_freq, all in float32 in this order; then cosf and sinf, rounded to bfloat16 where the variant says so.
+// Rotary tables exactly as the official code makes them (docs/factors.md): inv_freq = 1 / powf(base,
+// 2i/rotary_dim), angle = t * inv_freq, all in float32 in this order; then cosf and sinf, rounded to bfloat16
+// where the variant says so.
 #pragma once
 
 #include <vector>

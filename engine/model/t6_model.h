@@ -1,5 +1,6 @@
-// A T6 model on a backend: weights packed once, and the forward pass as the backend's fused operations. One definition
-// for every variant (docs/factors.md); nothing here depends on the device. Used by the engine thread alone.
+// A T6 model on a backend: weights packed once, and the forward pass as the backend's fused operations. One
+// definition for every variant (docs/factors.md); nothing here depends on the device. Used by the engine
+// thread alone.
 #pragma once
 
 #include <functional>
@@ -17,8 +18,9 @@ class T6Model {
  public:
   // Packs the weights for products in `compute` (kF32 or kBF16) and allocates what the largest step needs.
   // `progress` is told the share done, 0 to 1.
-  static StatusOr<std::unique_ptr<T6Model>> Load(Backend* backend, const ModelSpec& spec, const TensorSource& tensors,
-                                                 DType compute, const StepLimits& limits,
+  static StatusOr<std::unique_ptr<T6Model>> Load(Backend* backend, const ModelSpec& spec,
+                                                 const TensorSource& tensors, DType compute,
+                                                 const StepLimits& limits,
                                                  const std::function<void(double)>& progress);
   ~T6Model();
 
@@ -26,8 +28,8 @@ class T6Model {
   static size_t WeightBytes(const ModelSpec& spec, DType compute, int max_context);
   static size_t WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits);
 
-  // Computes the plan's rows, stores their factors in `cache`, and leaves the logits of the plan's output rows.
-  // BeginStep was called with this plan.
+  // Computes the plan's rows, stores their factors in `cache`, and leaves the logits of the plan's output
+  // rows. BeginStep was called with this plan.
   Status Forward(const StepPlan& plan, FactorCache& cache);
   const float* logits() const { return logits_->as<float>(); }  // [n_outputs, vocab] of the last Forward
 
@@ -54,14 +56,14 @@ class T6Model {
   ModelSpec spec_;
   std::vector<Layer> layers_;
   DType embedding_dtype_ = DType::kF32;
-  std::unique_ptr<DeviceBuffer> embedding_;      // [vocab, D] in the checkpoint's type
-  std::unique_ptr<PackedMatrix> head_;           // [vocab, D]
-  std::unique_ptr<DeviceBuffer> cos_, sin_;      // [max_context, rotary_dim / 2]
-  std::unique_ptr<DeviceBuffer> x_;              // [rows, D] residual stream
-  std::unique_ptr<DeviceBuffer> qkv_;            // [rows, qkv_elements]
-  std::unique_ptr<DeviceBuffer> hidden_;         // [rows, max(h * d, mlp_width)]
-  std::unique_ptr<DeviceBuffer> output_index_;   // [outputs]
-  std::unique_ptr<DeviceBuffer> logits_;         // [outputs, vocab]
+  std::unique_ptr<DeviceBuffer> embedding_;     // [vocab, D] in the checkpoint's type
+  std::unique_ptr<PackedMatrix> head_;          // [vocab, D]
+  std::unique_ptr<DeviceBuffer> cos_, sin_;     // [max_context, rotary_dim / 2]
+  std::unique_ptr<DeviceBuffer> x_;             // [rows, D] residual stream
+  std::unique_ptr<DeviceBuffer> qkv_;           // [rows, qkv_elements]
+  std::unique_ptr<DeviceBuffer> hidden_;        // [rows, max(h * d, mlp_width)]
+  std::unique_ptr<DeviceBuffer> output_index_;  // [outputs]
+  std::unique_ptr<DeviceBuffer> logits_;        // [outputs, vocab]
 };
 
 }  // namespace t6

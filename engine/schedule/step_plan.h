@@ -1,5 +1,5 @@
-// One step's work as flat arrays, reused from step to step: what the scheduler decided and every device can read.
-// Depends on nothing above base, so that backends, the model and the scheduler's tests share it.
+// One step's work as flat arrays, reused from step to step: what the scheduler decided and every device can
+// read. Depends on nothing above base, so that backends, the model and the scheduler's tests share it.
 #pragma once
 
 #include <cstdint>
@@ -9,20 +9,21 @@
 
 namespace t6 {
 
-// How one output row is sampled or scored. Draws are Philox keyed by (seed, output_index): the same on every device,
-// in every batch, after preemption and restart.
+// How one output row is sampled or scored. Draws are Philox keyed by (seed, output_index): the same on every
+// device, in every batch, after preemption and restart.
 struct SamplingRow {
   float temperature = 1.0f;  // 0: greedy; ties go to the lowest id
   float top_p = 1.0f;
-  int32_t top_k = 0;         // 0: all
+  int32_t top_k = 0;  // 0: all
   uint64_t seed = 0;
   int32_t output_index = 0;  // index of the output token within its request
-  int32_t score_token = -1;  // >= 0: no draw; the log-probability of this token is wanted (prompt log-probabilities)
-  int32_t n_top = -1;        // -1: no log-probability wanted; else also the n_top most likely tokens, 0..20
+  int32_t score_token =
+      -1;  // >= 0: no draw; the log-probability of this token is wanted (prompt log-probabilities)
+  int32_t n_top = -1;  // -1: no log-probability wanted; else also the n_top most likely tokens, 0..20
 };
 
 struct PageCopy {
-  int32_t source;        // held until the step has completed
+  int32_t source;  // held until the step has completed
   int32_t destination;
   int32_t valid_tokens;  // tokens 0..valid-1 are copied; the rest of the destination is zeroed
 };
@@ -34,17 +35,19 @@ struct SharedPrefix {
   int32_t n_pages;
 };
 
-// token_ids[row] >= 0 is a token id; -1 - k is the token sampled by output row k of the step before (not yet on the host).
+// token_ids[row] >= 0 is a token id; -1 - k is the token sampled by output row k of the step before (not yet
+// on the host).
 struct StepPlan {
   // Query tokens, grouped by sequence, ascending position within one.
-  std::vector<int32_t> token_ids;     // [n_rows]
-  std::vector<int32_t> positions;     // [n_rows]
-  std::vector<int32_t> slots;         // [n_rows] page id * kPageTokens + offset: where this token's factors go
+  std::vector<int32_t> token_ids;  // [n_rows]
+  std::vector<int32_t> positions;  // [n_rows]
+  std::vector<int32_t> slots;      // [n_rows] page id * kPageTokens + offset: where this token's factors go
   // Sequences.
-  std::vector<int32_t> row_begin;     // [n_sequences + 1]
-  std::vector<int32_t> context_len;   // [n_sequences] tokens attended to by the sequence's last row, itself included
-  std::vector<int32_t> page_begin;    // [n_sequences + 1]
-  std::vector<int32_t> page_ids;      // [page_begin.back()]
+  std::vector<int32_t> row_begin;  // [n_sequences + 1]
+  std::vector<int32_t>
+      context_len;  // [n_sequences] tokens attended to by the sequence's last row, itself included
+  std::vector<int32_t> page_begin;  // [n_sequences + 1]
+  std::vector<int32_t> page_ids;    // [page_begin.back()]
   // Rows whose logits are wanted, and what is done with them.
   std::vector<int32_t> output_rows;   // [n_outputs] row indices, ascending
   std::vector<SamplingRow> sampling;  // [n_outputs]
