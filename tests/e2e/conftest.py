@@ -3,14 +3,18 @@
 T6_BIN names the folder with t6d, t6 and t6-checkpoint; default build/release/bin.
 """
 
+import importlib
 import json
 import os
 import pathlib
 import re
 import sys
 import time
+import types
 
+import grpc_tools
 import pytest
+from grpc_tools import protoc
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -91,12 +95,6 @@ def daemon():
 @pytest.fixture(scope="session")
 def wire(tmp_path_factory):
     """The Python modules of proto/t6/v1, by name: wire.chat_pb2, wire.chat_pb2_grpc, ..."""
-    import importlib
-    import types
-
-    import grpc_tools
-    from grpc_tools import protoc
-
     out = tmp_path_factory.mktemp("stubs")
     names = sorted(path.stem for path in (ROOT / "proto/t6/v1").glob("*.proto"))
     include = pathlib.Path(grpc_tools.__file__).parent / "_proto"

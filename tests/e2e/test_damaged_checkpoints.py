@@ -143,8 +143,20 @@ def test_what_is_wrong_is_named(originals, tmp_path):
             path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
         return change
 
-    refused(set_config(n_layer=3), "transformer.h.2.")
-    refused(set_config(n_head=7), "7", "5")
+    def replace(old, new):
+        def change(folder):
+            path = next(path for path in folder.iterdir() if path.suffix in (".bin", ".safetensors"))
+            data = path.read_bytes()
+            assert old in data and len(old) == len(new)
+            path.write_bytes(data.replace(old, new))
+        return change
+
+    refused(set_config(n_layer=3), "n_layer", "3", "2")
+    refused(set_config(n_head=7), "n_head", "7", "5")
+    name = "transformer.h.1.attn.c_proj.weight"
+    rename = replace(name.encode(), name.replace("c_proj", "c_pork").encode())
+    refused(rename, "transformer.h.1.attn.c_p", of=1)
+    refused(rename, "data.pkl", "CRC")  # a zip would notice
     refused(set_config(rope_partial_factor=0.5), "rope_partial_factor")
     refused(set_config(rope_decay_base=0.999), "rope_decay_base")
     refused(lambda folder: (folder / "pytorch_model.bin").unlink(), str(tmp_path))

@@ -1,5 +1,7 @@
 """SIGTERM: what runs finishes, what is new is sent elsewhere, and the exit code is 0."""
 
+import contextlib
+import http.client
 import json
 import signal
 import threading
@@ -21,12 +23,10 @@ class Stream(threading.Thread):
         super().__init__()
         self.body = json.dumps({"model": daemon.model, "prompt": "The", "max_tokens": tokens, "ignore_eos": True,
                                 "temperature": 1, "stream": True, "stream_options": {"include_usage": True}})
-        self.daemon_http, self.started, self.events = daemon, threading.Event(), []
+        self.target, self.started, self.events = daemon, threading.Event(), []
 
     def run(self):
-        import contextlib
-        import http.client
-        connection = http.client.HTTPConnection(self.daemon_http.http, timeout=120)
+        connection = http.client.HTTPConnection(self.target.http, timeout=120)
         with contextlib.closing(connection):
             connection.request("POST", "/v1/completions", self.body, JSON)
             for line in connection.getresponse():
@@ -51,7 +51,7 @@ def check_finished(streams, tokens):
 
 
 def test_streams_finish_and_the_grace_still_serves(start):
-    daemon = start(MODEL, "--max-context", "16384", "--drain-grace", "3s")
+    daemon = start(MODEL, "--max-context", "16384", "--drain-grace", "3s", "--drain-deadline", "200s")
     streams = start_streams(daemon, 1000)
     daemon.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + 0.5
@@ -67,9 +67,9 @@ def test_streams_finish_and_the_grace_still_serves(start):
 
 
 def test_without_grace_new_requests_are_refused_and_streams_finish(start, wire):
-    daemon = start(MODEL, "--max-context", "16384")
+    daemon = start(MODEL, "--max-context", "16384", "--drain-deadline", "200s")
     model, body = daemon.model, chat(daemon)
-    streams = start_streams(daemon, 3000)
+    streams = start_streams(daemon, 1500)
     daemon.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + 1
     while (answer := send(daemon, "POST", "/v1/chat/completions", body))[0] == 200:
@@ -84,7 +84,7 @@ def test_without_grace_new_requests_are_refused_and_streams_finish(start, wire):
             raise AssertionError("a draining server took a gRPC request")
         except grpc.RpcError as error:
             assert error.code() == grpc.StatusCode.UNAVAILABLE
-    check_finished(streams, 3000)
+    check_finished(streams, 1500)
     assert daemon.process.wait(60) == 0
 
 

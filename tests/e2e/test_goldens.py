@@ -1,6 +1,7 @@
 """The official code's numbers through POST /v1/completions, in float32."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,7 +41,7 @@ def compare(daemon, golden):
     return max(differences[:TIE]), max(differences[TIE:], default=0.0)
 
 
-@pytest.mark.parametrize("folder", folders())
+@pytest.mark.parametrize("folder", list(folders()))
 def test_variant(folder, start, capsys):
     daemon = start(folder, "--dtype", "f32")
     before, _ = compare(daemon, json.loads((folder / "golden.json").read_text()))
@@ -58,7 +59,6 @@ def test_the_model_that_ships(start, capsys):
         print(f"\n{len(results)} cases: largest difference {before:.2e}, from position {TIE} on {after:.2e}", end=" ")
     assert before <= 1e-3 and after <= 2e-2
     # Once more, all at once: what else is in the batch changes nothing.
-    from concurrent.futures import ThreadPoolExecutor
     with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda case: compare(daemon, case), cases()))
     assert max(row[0] for row in together) <= 1e-3 and max(row[1] for row in together) <= 2e-2

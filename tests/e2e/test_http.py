@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from conftest import messages
+from conftest import MODEL, messages
 
 JSON = {"Content-Type": "application/json"}
 
@@ -167,7 +167,6 @@ def test_a_disconnect_cancels(daemon):
 
 
 def test_a_full_queue_is_429(start):
-    from conftest import MODEL
     with contextlib.ExitStack() as stack:
         daemon = start(MODEL, "--max-context", "16384", "--max-num-seqs", "1", "--max-queued-requests", "1")
         running = stack.enter_context(endless(daemon))
