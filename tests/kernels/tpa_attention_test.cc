@@ -2,9 +2,9 @@
 // batches of decode rows and prefill chunks; and the promise that neither threads nor the batch change a bit
 // of a result.
 //
-// Tolerances: an output is sum_t p_t v_t, so errors are measured on norm = sum_t p_t |v_t|. With eps of the
-// arithmetic, rounding weights and values errs by a few eps, and an error of a logit (eps times its own size,
-// about 3 here, for random factors) becomes a relative error of p. Factors are rounded in the reference too.
+// Tolerances: errors are measured on what one unit of relative rounding does to an output, to first order
+// (the reference's `norms`). Factors are rounded in the reference too, so what is left is the arithmetic's: a
+// few roundings, and as many more as sums over ranks cancel.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -23,9 +23,9 @@ using t6::testing::MakeSpec;
 using Rows = AttentionWorld::Rows;
 
 double Tolerance(const AttentionKernels& kernels) {
-  if (kernels.compute == DType::kBF16) return 0x1p-9 * 8;
+  if (kernels.compute == DType::kBF16) return 0x1p-9 * 4;
   // A rotated key that lies half way between two bfloat16 may be rounded the other way in the reference.
-  return 0x1p-24 * (kernels.page == DType::kF32 ? 64 : 256);
+  return 0x1p-24 * (kernels.page == DType::kF32 ? 16 : 128);
 }
 
 struct Engine {
@@ -75,8 +75,8 @@ AttentionSpec WithHeadNorm(AttentionSpec spec) {
 std::vector<SpecCase> Specs() {
   return {
       {"Shipped", MakeSpec(13, 64, 6, 2, 2)},          {"HeadNorm", WithHeadNorm(MakeSpec(6, 64, 6, 2, 2))},
-      {"RankOne", MakeSpec(5, 32, 1, 1, 1)},           {"ManyHeads", MakeSpec(47, 64, 6, 2, 2)},
-      {"MostHeads", MakeSpec(128, 128, 16, 2, 1)},     {"ManyRanks", MakeSpec(7, 48, 16, 16, 11)},
+      {"RankOne", MakeSpec(5, 32, 1, 1, 1)},           {"ManyHeads", MakeSpec(47, 32, 6, 2, 2)},
+      {"LargeHeads", MakeSpec(29, 128, 16, 1, 1)},     {"ManyRanks", MakeSpec(7, 48, 16, 16, 11)},
       {"UnequalRanks", MakeSpec(9, 128, 3, 1, 4)},     {"FullQuery", MakeSpec(11, 64, 0, 2, 2)},
       {"PartialRotary", MakeSpec(4, 64, 6, 2, 2, 20)}, {"NoRotary", MakeSpec(3, 16, 2, 3, 2, 0)},
       {"OddHeadDim", MakeSpec(3, 21, 2, 2, 2)},        {"OneHead", WithHeadNorm(MakeSpec(1, 80, 2, 2, 3))}};
@@ -108,7 +108,7 @@ class AttentionOnEveryTarget : public ::testing::TestWithParam<TestCase> {};
 TEST_P(AttentionOnEveryTarget, RaggedBatchesMatchTheReference) {
   const AttentionKernels& kernels = GetParam().kernels;
   AttentionWorld world(GetParam().spec.spec, kernels.page, 64, 1024, 1);
-  Engine engine(2, kernels, world, 256);
+  Engine engine(1, kernels, world, 256);
   // Contexts before the step, at and around page and split borders, and rows of the step.
   const int context[] = {0, 63, 64, 300, 255, 0, 17, 250};
   const int added[] = {1, 1, 1, 1, 3, 70, 33, 15};
@@ -120,7 +120,7 @@ TEST_P(AttentionOnEveryTarget, RaggedBatchesMatchTheReference) {
   }
   const StepPlan plan = world.MakePlan(rows);
   const std::vector<float> out = world.Run(*engine.attention, plan);
-  Check(world, rows, plan, out, Tolerance(kernels), 13);
+  Check(world, rows, plan, out, Tolerance(kernels), 23);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryTarget, ::testing::ValuesIn(Cases()), NameOfCase);

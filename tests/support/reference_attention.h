@@ -68,28 +68,36 @@ struct ReferenceAttention {
     return token;
   }
 
-  // The output [h][d] at `position`, which attends to positions 0..position. `norms` gets for every head the
-  // sum of p |v| over tokens at its largest column: the scale that errors are measured on.
+  // The output [h][d] at `position`, which attends to positions 0..position. `norms` gets for every head how
+  // much its largest column errs for each unit of relative rounding: weights and values give sum p |v|; a
+  // logit whose terms are rounded errs by l = |q_i k_i|_2, and to first order the output by sum p |v| (l +
+  // mean l).
   std::vector<double> Output(const std::vector<Token>& tokens, int position,
                              std::vector<double>* norms) const {
     const int h = spec.n_heads, d = spec.head_dim, n = position + 1;
+    const double scale = 1.0 / std::sqrt(static_cast<double>(d));
     const std::vector<double>& q = tokens[position].q;
     std::vector<double> out(static_cast<size_t>(h) * d, 0.0);
     norms->assign(h, 0.0);
     for (int j = 0; j < h; ++j) {
-      std::vector<double> logits(n, 0.0), size(d, 0.0);
-      double most = -INFINITY, total = 0.0;
+      std::vector<double> logits(n, 0.0), errors(n, 0.0), size(d, 0.0);
+      double most = -INFINITY, total = 0.0, mean_error = 0.0;
       for (int t = 0; t < n; ++t) {
-        for (int i = 0; i < d; ++i)
-          logits[t] += q[j * d + i] * tokens[t].k[j * d + i] / std::sqrt(static_cast<double>(d));
+        for (int i = 0; i < d; ++i) {
+          const double term = q[j * d + i] * tokens[t].k[j * d + i] * scale;
+          logits[t] += term;
+          errors[t] += term * term;
+        }
+        errors[t] = std::sqrt(errors[t]);
         most = std::max(most, logits[t]);
       }
       for (int t = 0; t < n; ++t) total += std::exp(logits[t] - most);
+      for (int t = 0; t < n; ++t) mean_error += std::exp(logits[t] - most) / total * errors[t];
       for (int t = 0; t < n; ++t) {
         const double p = std::exp(logits[t] - most) / total;
         for (int i = 0; i < d; ++i) {
           out[j * d + i] += p * tokens[t].v[j * d + i];
-          size[i] += p * std::abs(tokens[t].v[j * d + i]);
+          size[i] += p * std::abs(tokens[t].v[j * d + i]) * (1.0 + errors[t] + mean_error);
         }
       }
       double factor = 1.0;
@@ -99,9 +107,7 @@ struct ReferenceAttention {
         factor = 1.0 / std::sqrt(squares / d + spec.head_norm_eps);
         for (int i = 0; i < d; ++i) out[j * d + i] *= factor * head_norm_weight[i];
       }
-      for (int i = 0; i < d; ++i) {
-        (*norms)[j] = std::max((*norms)[j], size[i] * factor);
-      }
+      for (int i = 0; i < d; ++i) (*norms)[j] = std::max((*norms)[j], size[i] * factor);
     }
     return out;
   }

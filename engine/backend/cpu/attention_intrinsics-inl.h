@@ -246,13 +246,51 @@ void Block(const GemmArgs& g, int row, int column) {
   }
 }
 
+// 16 rows by 64 columns: four sums at a time hide a product's latency where there is only one group of rows.
+inline void WideBlock(const GemmArgs& g, int row, int column) {
+  const auto* a = static_cast<const uint16_t*>(g.a) + static_cast<size_t>(row) * g.lda;
+  const auto* b = static_cast<const uint32_t*>(g.b) + column;
+  float* c = g.c + static_cast<size_t>(row) * g.ldc + column;
+  const size_t a_bytes = g.lda * sizeof(uint16_t), b_bytes = g.ldb * sizeof(uint32_t),
+               c_bytes = g.ldc * sizeof(float);
+  if (g.accumulate) {
+    _tile_loadd(0, c, c_bytes);
+    _tile_loadd(1, c + 16, c_bytes);
+    _tile_loadd(2, c + 32, c_bytes);
+    _tile_loadd(3, c + 48, c_bytes);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (int k = 0; k < g.k; k += 32) {
+    const uint32_t* bk = b + static_cast<size_t>(k / 2) * g.ldb;
+    _tile_loadd(4, a + k, a_bytes);
+    _tile_loadd(5, bk, b_bytes);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, bk + 16, b_bytes);
+    _tile_dpbf16ps(1, 4, 6);
+    _tile_loadd(7, bk + 32, b_bytes);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, bk + 48, b_bytes);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, c, c_bytes);
+  _tile_stored(1, c + 16, c_bytes);
+  _tile_stored(2, c + 32, c_bytes);
+  _tile_stored(3, c + 48, c_bytes);
+}
+
 inline void Gemm(const GemmArgs& g) {
   int row = 0;
   for (; row + 16 < g.m; row += 32) {
     for (int n = 0; n < g.n; n += 32) Block<true>(g, row, n);
   }
   if (row < g.m) {
-    for (int n = 0; n < g.n; n += 32) Block<false>(g, row, n);
+    int n = 0;
+    for (; n + 64 <= g.n; n += 64) WideBlock(g, row, n);
+    if (n < g.n) Block<false>(g, row, n);
   }
 }
 

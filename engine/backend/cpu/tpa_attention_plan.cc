@@ -102,10 +102,16 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
     waves_.push_back({shared, shared, own, own});
     used_slots_ = 0;
   }
+  // Workers take tasks in turn, so a worker's next split is as many further as there are workers.
+  const auto fetch = [&](int split, int n_pages) {
+    const int page = (split + limits_.n_threads) * kSplitPages;
+    return page < n_pages ? page : -1;
+  };
   for (int page = 0; page < unit.shared_pages; page += kSplitPages) {
+    const int split = page / kSplitPages;
     shared_tasks_.push_back({unit.row, unit.row_end - unit.row, page,
-                             std::min(page + kSplitPages, unit.shared_pages), page / kSplitPages,
-                             PageIds(plan, unit.first), false, true});
+                             std::min(page + kSplitPages, unit.shared_pages), split,
+                             fetch(split, unit.shared_pages), PageIds(plan, unit.first), false});
   }
   for (int s = unit.first; s < unit.end; ++s) {
     const int begin = std::max(unit.row, plan.row_begin[s]),
@@ -116,7 +122,7 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
     for (int split = first_split; split < n_splits; ++split) {
       const int page = std::max(split * kSplitPages, unit.shared_pages);
       own_tasks_.push_back({begin, end - begin, page, std::min((split + 1) * kSplitPages, n_pages), split,
-                            PageIds(plan, s), page > split * kSplitPages, false});
+                            fetch(split, n_pages), PageIds(plan, s), page > split * kSplitPages});
     }
     for (int row = begin; row < end; ++row) {
       slot_[row] = used_slots_, n_splits_[row] = n_splits, n_own_tasks_[row] = n_splits - first_split;

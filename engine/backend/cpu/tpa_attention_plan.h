@@ -26,9 +26,9 @@ struct FactorTask {
   int32_t first_row, n_rows;
   int32_t page_begin, page_end;  // of the sequence's pages, within one split
   int32_t split;
+  int32_t fetch;         // the page that this worker probably needs next, or -1
   const int32_t* pages;  // the sequence's page ids
   bool resume;           // continue from the state in the slots
-  bool shared;           // followed by each sequence's own tasks
 };
 
 struct ExpandTask {

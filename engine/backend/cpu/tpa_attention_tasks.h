@@ -43,6 +43,10 @@ struct AttentionRun {
 // of 2.
 void RotateQueries(const AttentionRun& run, int begin, int end, float* queries);
 
+// Bytes of one worker's scratch for either kind of task.
+size_t FactorScratchBytes(const AttentionShape& shape);
+size_t ExpandScratchBytes(const AttentionShape& shape);
+
 void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch);
 void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scratch);
 // Merges the row's partials and writes its output.

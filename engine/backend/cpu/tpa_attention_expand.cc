@@ -1,0 +1,151 @@
+// Many rows of one head: an ordinary flash attention over expanded keys and values.
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "engine/backend/cpu/tpa_attention_page.h"
+#include "engine/backend/cpu/tpa_attention_tasks.h"
+
+namespace t6::cpu {
+namespace {
+
+constexpr int kTileRows = 32;  // rows of one product
+
+struct ExpandScratch {
+  ExpandScratch(const AttentionShape& s, Carver& c)
+      : padded(c.Take<float>(static_cast<size_t>(std::max(s.rank_k, s.rank_v)) * 64 * s.dp)),
+        expanded(c.Take<float>(64 * s.dp)),
+        expanded_values(c.Take<float>(64 * s.dp)),
+        keys(c.Take<float>(64 * s.dp)),
+        values(c.Take<float>(64 * s.dp)),
+        query(c.Take<float>(static_cast<size_t>(kMaxBlockRows) * s.dp)),
+        queries(c.Take<float>(static_cast<size_t>(kMaxBlockRows) * s.dp)),
+        logits(c.Take<float>(kTileRows * 64)),
+        rounded(c.Take<float>(kTileRows * 64)),
+        out(c.Take<float>(static_cast<size_t>(kMaxBlockRows) * s.dp)),
+        max(c.Take<float>(kMaxBlockRows)),
+        sum(c.Take<float>(kMaxBlockRows)),
+        visible(c.Take<int>(kTileRows)) {}
+
+  float *padded, *expanded, *expanded_values, *keys, *values, *query, *queries, *logits, *rounded, *out, *max,
+      *sum;
+  int* visible;
+};
+
+// Q of one head for the task's rows, as operands.
+const void* ExpandQueries(const AttentionRun& run, const ExpandTask& task, const ExpandScratch& x) {
+  const AttentionShape& s = *run.shape;
+  const size_t stride = static_cast<size_t>(s.n_query_vectors) * s.dp,
+               qkv_elements = run.params->spec->qkv_elements();
+  const float* vectors = run.queries + task.first_row * stride;
+  if (s.rank_q == 0) {
+    for (int i = 0; i < task.n_rows; ++i) {
+      std::memcpy(x.query + static_cast<size_t>(i) * s.dp,
+                  vectors + i * stride + static_cast<size_t>(task.head) * s.dp, sizeof(float) * s.dp);
+    }
+  } else {
+    run.kernels->mix(
+        {.a = run.params->qkv + task.first_row * qkv_elements + static_cast<size_t>(task.head) * s.rank_q,
+         .a_stride = qkv_elements,
+         .vectors = vectors,
+         .vector_stride = stride,
+         .rank = s.rank_q,
+         .n = task.n_rows,
+         .dp = s.dp,
+         .out = x.query});
+  }
+  return run.kernels->round(x.query, static_cast<size_t>(task.n_rows) * s.dp, x.queries);
+}
+
+}  // namespace
+
+size_t ExpandScratchBytes(const AttentionShape& shape) {
+  Carver carver(nullptr);
+  const ExpandScratch scratch(shape, carver);
+  return carver.used();
+}
+
+void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scratch) {
+  Carver carver(scratch);
+  const AttentionShape& s = *run.shape;
+  const ExpandScratch x(s, carver);
+  const AttentionKernels& k = *run.kernels;
+  const int32_t* positions = run.positions + task.first_row;
+  const int last = positions[task.n_rows - 1];
+  if (k.enter != nullptr) k.enter();
+  const void* queries = ExpandQueries(run, task, x);
+  std::memset(x.out, 0, sizeof(float) * task.n_rows * s.dp);
+  std::fill_n(x.max, task.n_rows, -std::numeric_limits<float>::infinity());
+  std::fill_n(x.sum, task.n_rows, 0.0f);
+
+  for (int page = 0; page <= last / kPageTokens; ++page) {
+    const PageView view(run.params->pages, task.pages[page]);
+    const int valid = Visible(last, page);
+    k.expand({.a = view.ak,
+              .b = PaddedRows(run, view.bk, s.rank_k, valid, x.padded),
+              .rank = s.rank_k,
+              .n_heads = s.h,
+              .head = task.head,
+              .dp = s.dp,
+              .valid = valid,
+              .out = x.expanded});
+    const void* keys = k.pack_float_keys(x.expanded, s.dp, x.keys);
+    k.expand({.a = view.av,
+              .b = PaddedRows(run, view.bv, s.rank_v, valid, x.padded),
+              .rank = s.rank_v,
+              .n_heads = s.h,
+              .head = task.head,
+              .dp = s.dp,
+              .valid = valid,
+              .out = x.expanded_values});
+    const void* values = k.pack_float_values(x.expanded_values, s.dp, x.values);
+    for (int row = 0; row < task.n_rows; row += kTileRows) {
+      const int m = std::min(kTileRows, task.n_rows - row);
+      const int n_tokens = RoundUp(Visible(positions[row + m - 1], page), 32);
+      if (n_tokens == 0) continue;
+      for (int i = 0; i < m; ++i) x.visible[i] = Visible(positions[row + i], page);
+      k.gemm({.a = At(queries, static_cast<size_t>(row) * s.dp, k.compute),
+              .lda = s.dp,
+              .b = keys,
+              .ldb = 64,
+              .c = x.logits,
+              .ldc = 64,
+              .m = m,
+              .n = n_tokens,
+              .k = s.dp});
+      k.softmax({.logits = x.logits,
+                 .visible = x.visible,
+                 .n = m,
+                 .n_tokens = n_tokens,
+                 .max = x.max + row,
+                 .sum = x.sum + row,
+                 .out = x.out + static_cast<size_t>(row) * s.dp,
+                 .dp = s.dp});
+      k.gemm({.a = k.round(x.logits, static_cast<size_t>(m) * 64, x.rounded),
+              .lda = 64,
+              .b = values,
+              .ldb = s.dp,
+              .c = x.out + static_cast<size_t>(row) * s.dp,
+              .ldc = s.dp,
+              .m = m,
+              .n = s.dp,
+              .k = n_tokens,
+              .accumulate = true});
+    }
+  }
+  k.finish({.parts = x.out,
+            .max = x.max,
+            .sum = x.sum,
+            .n_parts = 1,
+            .n = task.n_rows,
+            .d = s.d,
+            .dp = s.dp,
+            .scale = 1.0f / static_cast<float>(s.rank_v),
+            .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
+            .norm_eps = run.params->spec->head_norm_eps,
+            .out = run.params->out + (static_cast<size_t>(task.first_row) * s.h + task.head) * s.d,
+            .out_stride = static_cast<size_t>(s.h) * s.d});
+  if (k.leave != nullptr) k.leave();
+}
+
+}  // namespace t6::cpu

@@ -1,0 +1,143 @@
+// How attention is divided: every page of every row exactly once, shared pages once for all, slots never
+// exceeded.
+#include "engine/backend/cpu/tpa_attention_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "engine/backend/attention_spec.h"
+
+namespace t6::cpu {
+namespace {
+
+struct SequenceRows {
+  int context, rows;  // tokens before the step, rows of the step
+};
+
+StepPlan MakeStep(const std::vector<SequenceRows>& sequences, int n_shared_pages) {
+  StepPlan plan;
+  plan.Clear();
+  int32_t next_page = 1000;
+  for (const SequenceRows& s : sequences) {
+    for (int i = 0; i < s.rows; ++i) plan.positions.push_back(s.context + i);
+    plan.token_ids.resize(plan.positions.size());
+    plan.row_begin.push_back(plan.n_rows());
+    plan.context_len.push_back(s.context + s.rows);
+    for (int p = 0; p * kPageTokens < s.context + s.rows; ++p) {
+      plan.page_ids.push_back(p < n_shared_pages ? p : next_page++);
+    }
+    plan.page_begin.push_back(static_cast<int32_t>(plan.page_ids.size()));
+  }
+  if (n_shared_pages > 0) plan.shared_prefixes = {{0, plan.n_sequences(), n_shared_pages}};
+  return plan;
+}
+
+// (row, page id) -> times computed, over factor tasks.
+std::map<std::pair<int, int>, int> Coverage(const AttentionPlan& tasks) {
+  std::map<std::pair<int, int>, int> times;
+  for (const auto* list : {&tasks.shared_tasks(), &tasks.own_tasks()}) {
+    for (const FactorTask& task : *list) {
+      EXPECT_EQ(task.page_begin / kSplitPages, task.split);
+      EXPECT_EQ((task.page_end - 1) / kSplitPages, task.split);
+      for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
+        for (int page = task.page_begin; page < task.page_end; ++page) ++times[{row, task.pages[page]}];
+      }
+    }
+  }
+  return times;
+}
+
+void ExpectEveryPageOnce(const StepPlan& plan, const AttentionPlan& tasks) {
+  const auto times = Coverage(tasks);
+  size_t expected = 0;
+  for (int s = 0; s < plan.n_sequences(); ++s) {
+    if (plan.row_begin[s + 1] - plan.row_begin[s] >= kExpandRows) continue;
+    for (int row = plan.row_begin[s]; row < plan.row_begin[s + 1]; ++row) {
+      for (int p = plan.page_begin[s]; p < plan.page_begin[s + 1]; ++p) {
+        const auto it = times.find({row, plan.page_ids[p]});
+        ASSERT_TRUE(it != times.end()) << "row " << row << " page " << p - plan.page_begin[s];
+        EXPECT_EQ(it->second, 1) << "row " << row << " page " << p - plan.page_begin[s];
+        ++expected;
+      }
+    }
+  }
+  EXPECT_EQ(times.size(), expected);
+}
+
+constexpr AttentionLimits kLimits{.n_heads = 13, .n_threads = 2, .n_slots = 1000, .max_task_rows = 32};
+
+TEST(AttentionPlan, SharedPagesAreReadOnceAndTheSplitThatTheyEndInIsResumed) {
+  const StepPlan plan = MakeStep({{700, 1}, {650, 1}, {900, 3}}, 10);
+  AttentionPlan tasks;
+  tasks.Build(plan, kLimits);
+  ExpectEveryPageOnce(plan, tasks);
+  ASSERT_EQ(tasks.shared_tasks().size(), 3u);  // pages 0-3, 4-7, 8-9
+  for (const FactorTask& task : tasks.shared_tasks()) EXPECT_EQ(task.n_rows, 5);
+  for (const FactorTask& task : tasks.own_tasks()) {
+    EXPECT_GE(task.page_begin, 10);
+    EXPECT_EQ(task.resume, task.page_begin == 10);
+  }
+}
+
+TEST(AttentionPlan, SharesOnlyWhatEveryRowSeesWhole) {
+  const StepPlan plan = MakeStep({{700, 1}, {3 * kPageTokens, 1}}, 3);
+  StepPlan early = plan;
+  early.shared_prefixes[0].n_pages = 100;
+  AttentionPlan tasks;
+  tasks.Build(early, kLimits);
+  ExpectEveryPageOnce(early, tasks);
+  EXPECT_EQ(tasks.shared_tasks().back().page_end, 3);
+}
+
+TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
+  const StepPlan plan = MakeStep({{2000, 9}, {100, 2}, {1500, 14}, {10, 1}, {2000, 15}}, 0);
+  AttentionLimits limits = kLimits;
+  limits.n_slots = 9, limits.max_task_rows = 4;
+  AttentionPlan tasks;
+  tasks.Build(plan, limits);
+  ExpectEveryPageOnce(plan, tasks);
+  EXPECT_GT(tasks.waves().size(), 10u);
+  int32_t next = 0;
+  for (const AttentionWave& wave : tasks.waves()) {
+    EXPECT_EQ(wave.own_begin, next);
+    next = wave.own_end;
+    std::set<int> used;
+    std::map<int, int> own;
+    for (int i = wave.own_begin; i < wave.own_end; ++i) {
+      const FactorTask& task = tasks.own_tasks()[i];
+      EXPECT_LE(task.n_rows, 4);
+      for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
+        const int slot = tasks.slot(row) + task.split;
+        EXPECT_LT(slot, limits.n_slots);
+        EXPECT_TRUE(used.insert(slot).second) << "slot " << slot << " twice in a wave";
+        ++own[row];
+      }
+    }
+    for (const auto& [row, n] : own) EXPECT_EQ(n, tasks.n_own_tasks(row)) << "row " << row << " spans waves";
+  }
+  EXPECT_EQ(next, static_cast<int>(tasks.own_tasks().size()));
+}
+
+TEST(AttentionPlan, ManyRowsAreExpandedOnceForEachHeadLongestFirst) {
+  const StepPlan plan = MakeStep({{0, 1}, {128, 600}, {0, kExpandRows}}, 0);
+  AttentionPlan tasks;
+  tasks.Build(plan, kLimits);
+  std::map<std::pair<int, int>, int> times;
+  int64_t last = INT64_MAX;
+  for (const ExpandTask& task : tasks.expand_tasks()) {
+    EXPECT_LE(task.cost, last);
+    EXPECT_LE(task.n_rows, kMaxBlockRows);
+    last = task.cost;
+    for (int i = 0; i < task.n_rows; ++i) ++times[{task.first_row + i, task.head}];
+  }
+  EXPECT_EQ(times.size(), (600u + kExpandRows) * 13);
+  for (const auto& [key, n] : times) EXPECT_EQ(n, 1);
+  EXPECT_EQ(tasks.own_tasks().size(), 1u);
+}
+
+}  // namespace
+}  // namespace t6::cpu
