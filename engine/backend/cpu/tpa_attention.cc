@@ -64,6 +64,10 @@ class TpaAttentionImpl final : public TpaAttention {
         return Unimplemented("attention on the CPU has no constant or one-hot factors yet");
       }
     }
+    if (std::min(spec.k.rank, spec.v.rank) < 1 || std::max(spec.k.rank, spec.v.rank) > kMaxFactorRank) {
+      return Unimplemented("ranks {} and {} of keys and values; 1 to {} can be served", spec.k.rank,
+                           spec.v.rank, kMaxFactorRank);
+    }
     const AttentionShape shape(spec);
     const Sizes sizes(limits, shape, pool_->n_threads());
     slots_ = AllocateBytes(sizes.slots);

@@ -107,8 +107,6 @@ class FactorPass {
   }
 
  private:
-  static constexpr int kMaxRank = 64;
-
   float* Piece(float* buffer, int rank) const {
     return buffer + (n_blocks_ > 1 ? static_cast<size_t>(rank) * 64 * s_.dp : 0);
   }
@@ -237,8 +235,8 @@ class FactorPass {
   const FactorScratch& x_;
   const int n_blocks_;
   NextPage next_;
-  const void* keys_[kMaxRank];
-  const void* values_[kMaxRank];
+  const void* keys_[kMaxFactorRank];
+  const void* values_[kMaxFactorRank];
   bool factored_ = false;
 };
 

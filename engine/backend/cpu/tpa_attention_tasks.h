@@ -12,6 +12,8 @@
 
 namespace t6::cpu {
 
+inline constexpr int kMaxFactorRank = 64;  // of K and V
+
 // Sizes that follow from the spec alone. Bytes of every scratch array are computed for operands of 4 bytes.
 struct AttentionShape {
   explicit AttentionShape(const AttentionSpec& spec);
