@@ -1,0 +1,40 @@
+# CUDA, where it is asked for or found: T6_CUDA is ON by default only where nvcc is given (CMAKE_CUDA_COMPILER) or
+# `./bootstrap --cuda` has put one into build/cuda-venv. The build without it does not notice this file.
+file(GLOB T6_CUDA_WHEELS ${PROJECT_SOURCE_DIR}/build/cuda-venv/lib/python3*/site-packages/nvidia/cu13)
+if(CMAKE_CUDA_COMPILER OR (T6_CUDA_WHEELS AND EXISTS ${T6_CUDA_WHEELS}/.t6-complete))
+  set(T6_CUDA_DEFAULT ON)
+else()
+  set(T6_CUDA_DEFAULT OFF)
+endif()
+option(T6_CUDA "Build the CUDA device" ${T6_CUDA_DEFAULT})
+
+if(T6_CUDA)
+  if(NOT CMAKE_CUDA_COMPILER AND T6_CUDA_WHEELS)
+    set(CMAKE_CUDA_COMPILER ${T6_CUDA_WHEELS}/bin/nvcc)
+    set(CUDAToolkit_ROOT ${T6_CUDA_WHEELS})
+  endif()
+  # sm_90a alone: tensor-map copies; the chips that were tested.
+  set(CMAKE_CUDA_ARCHITECTURES 90a)
+  if(T6_CCACHE)
+    set(CMAKE_CUDA_COMPILER_LAUNCHER ${T6_CCACHE})
+  endif()
+  enable_language(CUDA)
+  # CMake 3.25 knows no C++20 of nvcc's.
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  # CMake 3.25 looks for NVTX, which CUDA 13 no longer has.
+  if(NOT TARGET CUDA::nvToolsExt)
+    add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+  endif()
+  find_package(CUDAToolkit 12.8 REQUIRED)
+  if(NOT TARGET CUDA::cudart_static)
+    message(FATAL_ERROR "T6_CUDA: libcudart_static.a not found beside ${CMAKE_CUDA_COMPILER}")
+  endif()
+endif()
+
+# The options of the C++ rooms mean nothing to nvcc: gives each language of a target its own.
+function(t6_cuda_options target)
+  get_target_property(options ${target} COMPILE_OPTIONS)
+  set_target_properties(${target} PROPERTIES COMPILE_OPTIONS
+    "$<$<COMPILE_LANGUAGE:CXX>:${options}>;$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>")
+endfunction()

@@ -1,0 +1,149 @@
+#include <algorithm>
+
+#include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/decode_combine.h"
+#include "engine/backend/cuda/decode_instances.h"
+#include "engine/backend/cuda/decode_kernel.cuh"
+
+namespace t6::cuda {
+namespace {
+
+constexpr int kMinStages = 3;
+constexpr int kReservedShared = 1024;  // of every block, by the driver
+
+int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
+
+std::span<const DecodeInstance> InstancesOfRank(int rank) {
+  switch (rank) {
+    case 1:
+      return DecodeInstancesOfRank1();
+    case 2:
+      return DecodeInstancesOfRank2();
+    default:
+      return {};
+  }
+}
+
+// The part of shared memory behind the stages, of any traits with this head_dim.
+int ExchangeBytes(int head_dim, int n_warps) {
+  return 2 * kMaxStages * 8 + n_warps * 16 * ((head_dim + 8) * 4 + 8);
+}
+static_assert(Exchange<DecodeTraits<1, 64, 16, 9, 1>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
+
+const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
+  for (const DecodeInstance& instance : InstancesOfRank(config.shape.rank)) {
+    if (instance.head_dim == config.shape.head_dim && instance.warp_tokens == config.warp_tokens &&
+        instance.blocks_per_sm == config.blocks_per_sm && config.n_threads <= instance.max_warps * 32) {
+      return &instance;
+    }
+  }
+  return nullptr;
+}
+
+cudaError_t MakeBoxMap(const DecodeShape& shape, const void* pages, int64_t n_pages, int box_rows,
+                       CUtensorMap* map) {
+  // By name through the runtime, so that nothing links against the driver.
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+  if (error != cudaSuccess) return error;
+  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  const cuuint64_t sizes[2] = {64, static_cast<cuuint64_t>(n_pages) * 2 * shape.half_rows()};
+  const cuuint64_t strides[1] = {128};
+  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
+      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(pages), sizes, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+DecodeParams MakeParams(const DecodeCall& call) {
+  const DecodeAttentionConfig& config = *call.config;
+  const DecodeShape& shape = config.shape;
+  constexpr float kLog2E = 1.4426950408889634f;
+  return {.plan = call.plan,
+          .page_ids = call.page_ids,
+          .qkv = call.qkv,
+          .cos = call.cos,
+          .sin = call.sin,
+          .partials = call.partials,
+          .out = call.out,
+          .n_heads = shape.n_heads,
+          .head_tiles = config.head_tiles,
+          .token_groups = config.token_groups,
+          .rank_q = shape.rank_q,
+          .rotary_dim = shape.rotary_dim,
+          .qkv_elements = shape.qkv_elements(),
+          .half_rows = shape.half_rows(),
+          .stage_bytes = config.stage_bytes,
+          .n_stages = config.n_stages,
+          .query_scale = shape.logit_scale * kLog2E,
+          .head_norm = shape.head_norm};
+}
+
+}  // namespace
+
+std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape, int n_sms,
+                                                                 int max_shared_per_sm) {
+  for (const DecodeInstance& instance : InstancesOfRank(shape.rank)) {
+    if (instance.head_dim != shape.head_dim) continue;
+    DecodeAttentionConfig config;
+    config.shape = shape;
+    config.warp_tokens = instance.warp_tokens;
+    config.head_tiles = (shape.n_heads + kTileHeads - 1) / kTileHeads;
+    config.token_groups = 64 / instance.warp_tokens;
+    const int n_warps = config.head_tiles * config.token_groups;
+    if (n_warps + 1 > instance.max_warps) continue;
+    config.n_threads = (n_warps + 1) * 32;
+    // Heads of the last tile that do not exist read what lies behind the last row: keep it inside the stage.
+    const int padded_rows = shape.half_rows() - shape.n_heads + config.head_tiles * kTileHeads;
+    config.stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
+    config.blocks_per_sm = instance.blocks_per_sm;
+    const int exchange = ExchangeBytes(shape.head_dim, n_warps);
+    const int shared = max_shared_per_sm / config.blocks_per_sm - kReservedShared - exchange;
+    config.n_stages = std::min(shared / config.stage_bytes, kMaxStages);
+    if (config.n_stages < kMinStages) continue;
+    config.shared_bytes = config.n_stages * config.stage_bytes + exchange;
+    config.n_blocks = n_sms * config.blocks_per_sm;
+    return config;
+  }
+  return std::nullopt;
+}
+
+cudaError_t MakePageMaps(const DecodeShape& shape, const void* pages, int64_t n_pages, PageMaps* maps) {
+  const int rows = shape.half_rows(), rest = rows % 256;
+  const cudaError_t error = MakeBoxMap(shape, pages, n_pages, std::min(rows, 256), &maps->whole);
+  return error != cudaSuccess ? error
+                              : MakeBoxMap(shape, pages, n_pages, rest == 0 ? 256 : rest, &maps->rest);
+}
+
+cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
+  const DecodeAttentionConfig& config = *call.config;
+  const DecodeInstance* instance = FindInstance(config);
+  if (instance == nullptr) return cudaErrorNotSupported;
+  cudaError_t error = cudaFuncSetAttribute(instance->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           config.shared_bytes);
+  if (error != cudaSuccess) return error;
+
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(config.n_blocks);
+  launch.blockDim = dim3(config.n_threads);
+  launch.dynamicSmemBytes = config.shared_bytes;
+  launch.stream = stream;
+  launch.attrs = &overlap;
+  launch.numAttrs = call.overlaps_prior ? 1 : 0;
+
+  DecodeParams params = MakeParams(call);
+  CUtensorMap whole = call.maps->whole, rest = call.maps->rest;
+  void* arguments[] = {&params, &whole, &rest};
+  error = cudaLaunchKernelExC(&launch, instance->kernel, arguments);
+  return error != cudaSuccess ? error : LaunchDecodeCombine(call, stream);
+}
+
+}  // namespace t6::cuda

@@ -1,0 +1,103 @@
+// Decode attention on a Hopper GPU against float64. Without one, every test here is skipped.
+#include "tests/kernels/cuda_decode_world.h"
+
+namespace t6::testing {
+namespace {
+
+// Weights and values are rounded to bfloat16 (2^-9 each at worst, a third of that on average).
+constexpr double kTolerance = 0.004;
+
+class CudaDecode : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!HasHopper()) GTEST_SKIP() << "no GPU of compute capability 9";
+  }
+
+  static double ErrorOf(const CudaDecodeCase& c, uint32_t seed = 1) {
+    CudaDecodeWorld world(c, seed);
+    const std::vector<float> out = world.Run();
+    return out.empty() ? INFINITY : world.Error(out);
+  }
+};
+
+TEST_F(CudaDecode, RaggedBatchOfTheShapesOfThePaper) {
+  const std::vector<int> lengths = {1, 63, 64, 65, 700, 1500, 3, 128};
+  for (const int h : {13, 22, 34, 47, 61, 78}) {
+    EXPECT_LT(ErrorOf({h, 64, 2, 6, lengths}), kTolerance) << "h " << h;
+  }
+  for (const int h : {5, 16, 31, 32, 48}) {
+    EXPECT_LT(ErrorOf({h, 64, 1, 16, lengths}), kTolerance) << "h " << h;
+  }
+}
+
+TEST_F(CudaDecode, FullQuery) {
+  EXPECT_LT(ErrorOf({47, 64, 2, 0, {200, 1000, 77}}), kTolerance);
+  EXPECT_LT(ErrorOf({32, 64, 1, 0, {200, 1000, 77}}), kTolerance);
+}
+
+TEST_F(CudaDecode, PartialRotation) {
+  for (const int rotary : {0, 20, 42}) {
+    CudaDecodeCase c{47, 64, 2, 6, {300, 90}};
+    c.rotary_dim = rotary;
+    EXPECT_LT(ErrorOf(c), kTolerance) << "rotary " << rotary;
+  }
+}
+
+TEST_F(CudaDecode, SequencesWithoutTokensAreLeftOut) {
+  EXPECT_LT(ErrorOf({47, 64, 2, 6, {0, 300, 0, 0, 90, 0}}), kTolerance);
+}
+
+TEST_F(CudaDecode, FewerPagesThanBlocks) { EXPECT_LT(ErrorOf({47, 64, 2, 6, {10}}), kTolerance); }
+
+TEST_F(CudaDecode, ManySequencesInOneBlock) {
+  CudaDecodeCase c{47, 64, 2, 6, {}};
+  for (int i = 0; i < 60; ++i) c.lengths.push_back(1 + i * 37 % 150);
+  for (const int n_blocks : {1, 3, 50}) {
+    c.n_blocks = n_blocks;
+    EXPECT_LT(ErrorOf(c), kTolerance) << n_blocks << " blocks";
+  }
+}
+
+TEST_F(CudaDecode, HeadNorm) {
+  CudaDecodeCase c{47, 64, 2, 6, {1000, 64, 5}};
+  c.head_norm = true;
+  EXPECT_LT(ErrorOf(c), kTolerance);
+  c.n_blocks = 1;  // every sequence in one segment
+  EXPECT_LT(ErrorOf(c), kTolerance);
+}
+
+TEST_F(CudaDecode, SharpAttentionRescales) {
+  CudaDecodeCase c{47, 64, 2, 6, {1200, 400}};
+  c.scale = 2.0f;  // logits of some hundreds
+  EXPECT_LT(ErrorOf(c), 2 * kTolerance);
+}
+
+TEST_F(CudaDecode, StartsBeforeTheKernelInFront) {
+  CudaDecodeCase c{47, 64, 2, 6, {1200, 400}};
+  c.overlaps_prior = true;
+  EXPECT_LT(ErrorOf(c), kTolerance);
+}
+
+TEST_F(CudaDecode, TheSameBitsEveryTime) {
+  CudaDecodeWorld world({47, 64, 2, 6, {1500, 700, 30}}, 5);
+  const std::vector<float> first = world.Run();
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_EQ(0, std::memcmp(first.data(), world.Run().data(), first.size() * sizeof(float))) << "run " << i;
+  }
+}
+
+TEST_F(CudaDecode, FixedSplitsGiveTheSameBitsInEveryBatch) {
+  // Sequence 0 draws its factors first, so it is the same in both.
+  CudaDecodeCase alone{47, 64, 2, 6, {1500}}, batch{47, 64, 2, 6, {1500, 1, 900, 64}};
+  alone.fixed_split_pages = batch.fixed_split_pages = 8;
+  batch.n_blocks = 5;
+  const size_t width = 47 * 64;
+  CudaDecodeWorld a(alone, 9), b(batch, 9);
+  const std::vector<float> x = a.Run(), y = b.Run();
+  EXPECT_LT(a.Error(x), kTolerance);
+  EXPECT_LT(b.Error(y), kTolerance);
+  EXPECT_EQ(0, std::memcmp(x.data(), y.data(), width * sizeof(float)));
+}
+
+}  // namespace
+}  // namespace t6::testing
