@@ -163,10 +163,12 @@ Status Daemon::Impl::LoadEngine() {
 }
 
 void Daemon::Impl::SetState(ServingState next) {
-  state = next;
+  // Nobody may see the health service promise more than the state keeps.
   const bool ready = next == ServingState::kServing;
+  if (!ready) grpc->SetServing(false);
+  state = next;
+  if (ready) grpc->SetServing(true);
   metrics.SetReady(ready);
-  if (grpc != nullptr) grpc->SetServing(ready);
 }
 
 void Daemon::Impl::Stop(absl::Time deadline) {
