@@ -208,23 +208,27 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="folder of t6d")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models/t6-docqa-14m")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--data", type=pathlib.Path, default=ROOT.parent / "shared",
-                        help="folder with data/ and goldens/ (default: ../shared)")
+    parser.add_argument("--data", type=pathlib.Path, help="folder with data/ and goldens/ (default: ../shared if it is"
+                        " there, else what ships in bench/, which has no squad)")
     parser.add_argument("--set", choices=["template", "squad"], action="append", help="default: both")
     parser.add_argument("--limit", type=int, help="only the first N questions of each set")
     parser.add_argument("--require", action="store_true", help="fail when quality or reuse is below what is promised")
     arguments = parser.parse_args()
-    if not (arguments.data / "data").is_dir():
-        parser.error(f"{arguments.data} has no folder data; name it with --data")
-
-    sources = {"template": template_questions, "squad": squad_questions}
+    shared = ROOT.parent / "shared"
+    data = arguments.data or (shared if shared.is_dir() else ROOT / "bench")
+    sources = {"template": (template_questions, "data/template-documents.json"),
+               "squad": (squad_questions, "goldens/squad-answers.json")}
+    names = arguments.set or [name for name, (_, file) in sources.items() if (data / file).is_file()]
+    for name in names:
+        if not (data / sources[name][1]).is_file():
+            parser.error(f"{data} has no {sources[name][1]}; name its folder with --data")
     daemon = None if arguments.url else Daemon(arguments.bin / "t6d", arguments.model, "--dtype", arguments.dtype,
                                                "--drain-grace", "0s", "--log-level", "warn")
     try:
         client = Client(arguments.url.removeprefix("http://") if arguments.url else daemon.http)
         wrong = []
-        for name in arguments.set or sources:
-            questions = list(sources[name](arguments.data))[:arguments.limit]
+        for name in names:
+            questions = list(sources[name][0](data))[:arguments.limit]
             wrong += failures(name, run(name, questions, client))
         if daemon and (exit_code := daemon.stop()) != 0:
             wrong.append(f"t6d exited with {exit_code}")
