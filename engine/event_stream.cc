@@ -24,6 +24,7 @@ void EventStream::Push(TokenEvent event) {
   event_.status = std::move(event.status);
   event_.stop_token = event.stop_token;
   event_.cached_tokens = event.cached_tokens;
+  event_.queue_time = event.queue_time;
   const bool was_waiting = std::exchange(waiting_, true);
   // Under the lock, so that a listener that was removed is never called again. It only posts (see
   // SetListener).

@@ -30,6 +30,7 @@ struct TokenEvent {
   FinishReason finish = FinishReason::kNone;
   Status status;              // not OK only with kError or kCancelled
   int32_t stop_token = -1;    // with kStop: the token that ended it, or -1
+  absl::Duration queue_time;  // submission to admission; final once the first token came
   int32_t cached_tokens = 0;  // prompt tokens whose factors were reused; final once the first token came
 };
 

@@ -82,6 +82,7 @@ void Generation::OnEvents(int index) {
   }
   auto delta = choice.text->Consume(event);
   if (!delta.ok()) return Fail(Annotate(delta.status(), "decoding the output"));
+  record_.queue = std::max(record_.queue.value_or(absl::ZeroDuration()), event.queue_time);
   if (!record_.first_token && !event.tokens.empty()) record_.first_token = absl::Now() - start_;
   if (delta->finish != FinishReason::kNone) {
     if (delta->stop_string) model_.engine->Finish(choice.events->id());

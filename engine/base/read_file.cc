@@ -10,7 +10,8 @@ StatusOr<std::string> ReadTextFile(const std::filesystem::path& path, size_t lim
   const auto status = std::filesystem::status(path, error);
   if (!std::filesystem::exists(status)) return NotFound("{}: no such file", path.string());
   // A pipe or a device would block, or never end.
-  if (!std::filesystem::is_regular_file(status)) return InvalidArgument("{}: not a regular file", path.string());
+  if (!std::filesystem::is_regular_file(status))
+    return InvalidArgument("{}: not a regular file", path.string());
   std::ifstream in(path, std::ios::binary);
   std::string text;
   std::vector<char> block(1 << 16);

@@ -3,8 +3,8 @@
 #include <set>
 #include <string>
 
-#include "engine/checkpoint/bounded_json.h"
 #include "engine/base/read_file.h"
+#include "engine/checkpoint/bounded_json.h"
 #include "engine/checkpoint/safetensors.h"
 #include "engine/checkpoint/tensor_source.h"
 #include "engine/checkpoint/tensor_table.h"

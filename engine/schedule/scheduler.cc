@@ -136,6 +136,7 @@ void Scheduler::CommitPart(const Part& part, const StepResult& result, absl::Tim
   if (event.finish != FinishReason::kNone) return End(s, std::move(event));
   if (!event.tokens.empty() || !event.prompt_scores.empty()) {
     event.cached_tokens = s->cached_tokens;
+    event.queue_time = s->queue_time;
     s->stream->Push(std::move(event));
     if (const size_t unread = s->stream->unread_tokens(); unread > config_.max_unread_tokens) {
       return End(
@@ -187,6 +188,7 @@ void Scheduler::End(Sequence* s, TokenEvent last_event) {
     metrics_->e2e_latency.Observe(absl::ToDoubleSeconds(clock_->Now() - s->submitted_at));
   }
   last_event.cached_tokens = std::max(s->cached_tokens, 0);
+  last_event.queue_time = s->queue_time;
   const std::shared_ptr<EventStream> stream = s->stream;
   if (s->state == SequenceState::kRunning) {
     Retire(s);

@@ -196,12 +196,13 @@ bool Scheduler::AdmitOne(Sequence* s, StepPlan* plan, Step* step) {
 void Scheduler::CountAdmission(Sequence* s, int matched) {
   if (s->cached_tokens >= 0) return;  // comes back after preemption
   s->cached_tokens = matched;
+  s->queue_time = clock_->Now() - s->submitted_at;
   if (metrics_ == nullptr) return;
   metrics_->prompt_tokens.Increment(s->n_prompt);
   metrics_->prefix_queries.Increment(s->n_prompt);
   metrics_->prefix_hits.Increment(matched);
   metrics_->tokens_reused_device.Increment(matched);
-  metrics_->queue_time.Observe(absl::ToDoubleSeconds(clock_->Now() - s->submitted_at));
+  metrics_->queue_time.Observe(absl::ToDoubleSeconds(s->queue_time));
 }
 
 // Whether a running sequence is just computing more of this one's prefix than is cached.

@@ -72,6 +72,7 @@ struct Sequence {
   int sample_row = -1;        // the output row that sampled the newest of them
   int n_scored = 0;           // prompt tokens whose scores were delivered
   int cached_tokens = -1;     // of the prompt, when it was first admitted; -1: never yet
+  absl::Duration queue_time;  // until first admission
   absl::Time last_token_at = absl::InfinitePast();
 
   // --- its pages: page i holds tokens 64 i .. 64 i + 63

@@ -14,7 +14,7 @@ const char kText[] = "Grüße aus 東京! 🦊 The fee is 12 €, naïve café �
 
 // Consumes `events` and checks every piece on the way.
 TextDelta Stream(const std::vector<TokenEvent>& events, TextStreamOptions options,
-              int* completion_tokens = nullptr, std::vector<int32_t> prompt = {1}) {
+                 int* completion_tokens = nullptr, std::vector<int32_t> prompt = {1}) {
   TextStream stream(&RealTokenizer(), std::move(prompt), std::move(options));
   TextDelta all;
   for (const TokenEvent& event : events) {
@@ -160,8 +160,8 @@ TEST(TextStream, StopStringsAreNotLookedForInTheEcho) {
   TextStreamOptions options;
   options.echo = true;
   options.stop = {"museum"};
-  const TextDelta all =
-      Stream({Tokens(Encode(" in")), Finished(FinishReason::kLength)}, options, nullptr, Encode("The museum"));
+  const TextDelta all = Stream({Tokens(Encode(" in")), Finished(FinishReason::kLength)}, options, nullptr,
+                               Encode("The museum"));
   EXPECT_EQ(all.text, "The museum in");
 }
 
@@ -176,7 +176,8 @@ TEST(TextStream, WithoutATokenizerThereAreIdsAndNoText) {
 }
 
 TEST(TextStream, RowsOfTheTableWithoutTextAreNoError) {
-  const TextDelta all = Stream({Tokens({RealTokenizer().n_tokens() + 5}), Finished(FinishReason::kLength)}, {});
+  const TextDelta all =
+      Stream({Tokens({RealTokenizer().n_tokens() + 5}), Finished(FinishReason::kLength)}, {});
   EXPECT_EQ(all.text, "");
   EXPECT_EQ(all.token_ids.size(), 1u);
 }

@@ -1,4 +1,5 @@
-// The CPU device: one thread pool, weights packed once, FlashTPA over pages. See backend.h for the operations.
+// The CPU device: one thread pool, weights packed once, FlashTPA over pages. See backend.h for the
+// operations.
 #pragma once
 
 #include <memory>

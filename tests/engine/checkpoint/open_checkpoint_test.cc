@@ -2,8 +2,8 @@
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
-#include "engine/checkpoint/file_bytes.h"
 #include "engine/base/read_file.h"
+#include "engine/checkpoint/file_bytes.h"
 #include "engine/checkpoint/tensor_source.h"
 #include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/torch_zip_writer.h"

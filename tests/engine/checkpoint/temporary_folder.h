@@ -20,7 +20,8 @@ class TemporaryFolder {
 
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path Write(const std::string& name, const std::string& bytes) const {
-    std::filesystem::remove(path_ / name);  // some file systems flush a file that is truncated and written anew
+    std::filesystem::remove(path_ /
+                            name);  // some file systems flush a file that is truncated and written anew
     std::ofstream(path_ / name, std::ios::binary) << bytes;
     return path_ / name;
   }
