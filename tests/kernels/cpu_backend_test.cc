@@ -24,6 +24,8 @@ AttentionSpec Spec() {
   return spec;
 }
 
+constexpr StepLimits kLimits{.max_rows = 8, .max_sequences = 4, .max_outputs = 8, .max_context = 64};
+
 // A plan of `ids`, one sequence in page 0, all of whose rows give an output.
 StepPlan PlanOf(const std::vector<int32_t>& ids) {
   StepPlan plan;
@@ -68,6 +70,7 @@ TEST(CpuBackendTest, AllocatesZeroedMemoryAndUploads) {
 TEST(CpuBackendTest, EmbedsTokensOfThePlanAndOfTheStepBefore) {
   const auto backend = Make();
   constexpr int kVocab = 50, kWidth = 37;
+  ASSERT_TRUE(backend->Reserve(kLimits, Spec(), kWidth).ok());
   std::vector<float> table(kVocab * kWidth);
   for (size_t i = 0; i < table.size(); ++i) table[i] = RoundToBf16(static_cast<float>(i) * 0.01f);
   std::vector<bf16> table16(table.size());
@@ -101,6 +104,7 @@ TEST(CpuBackendTest, EmbedsTokensOfThePlanAndOfTheStepBefore) {
 TEST(CpuBackendTest, CopiesValidTokensZeroesTheRestAndClears) {
   const auto backend = Make();
   const AttentionSpec spec = Spec();
+  ASSERT_TRUE(backend->Reserve(kLimits, spec, /*width=*/32).ok());
   constexpr int kLayers = 3, kPages = 4, kValid = 19;
   for (DType dtype : {DType::kF32, DType::kBF16}) {
     const PageLayout layout(spec, dtype);
