@@ -49,6 +49,7 @@ struct ModelInfo {
   std::string variant;
   int vocab_size = 0;
   int n_layers = 0;
+  int width = 0;  // of the residual stream
   int max_context = 0;
   int64_t n_parameters = 0;
   std::string device;  // "cpu: AVX-512 bf16, 2 threads"

@@ -36,6 +36,7 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
   p.info = {.variant = p.spec.variant,
             .vocab_size = p.spec.vocab_size,
             .n_layers = p.spec.n_layers,
+            .width = p.spec.width,
             .max_context = p.resolved.limits.max_context,
             .n_parameters = p.spec.n_parameters,
             .device = fmt::format("{}: {}", p.backend->info().kind, p.backend->info().description),
