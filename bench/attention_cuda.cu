@@ -224,7 +224,7 @@ class Problem {
     call_.config = &config_;
     call_.plan = {arena_.Alloc<t6::cuda::DecodeSegment>(n_segments),
                   arena_.Alloc<t6::cuda::DecodeSequence>(n),
-                  arena_.Alloc<t6::cuda::SegmentRange>(config_.n_blocks),
+                  arena_.Alloc<t6::cuda::DecodeBlock>(config_.n_blocks),
                   arena_.Alloc<int32_t>(n + 1),
                   config_.n_blocks,
                   0};
@@ -281,7 +281,8 @@ void Measure(const Machine& machine, const Row& row, const std::string& name,
              const std::vector<int>& lengths) {
   const double scale = 1.0 / (std::sqrt(64.0) * row.rank_q * row.rank);
   const DecodeShape shape{row.heads, 64, row.rank, row.rank_q, 64, static_cast<float>(scale), false, 0.0f};
-  const auto config = DecodeAttentionConfig::Make(shape, machine.n_sms, machine.max_shared);
+  const auto config =
+      DecodeAttentionConfig::Make(shape, machine.n_sms, machine.max_shared, static_cast<int>(lengths.size()));
   if (!config) {
     std::printf("%-22s no kernel\n", name.c_str());
     return;

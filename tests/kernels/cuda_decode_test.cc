@@ -30,6 +30,33 @@ TEST_F(CudaDecode, RaggedBatchOfTheShapesOfThePaper) {
   }
 }
 
+TEST_F(CudaDecode, OtherRanksAndWidths) {
+  const std::vector<int> lengths = {1, 63, 130, 450};
+  for (const int rank : {3, 4}) {
+    for (const int h : {13, 47, 61})
+      EXPECT_LT(ErrorOf({h, 64, rank, 6, lengths}), kTolerance) << rank << " h " << h;
+  }
+  for (const int rank : {1, 2, 3, 4}) {
+    for (const int h : {13, 61, 128})
+      EXPECT_LT(ErrorOf({h, 32, rank, 6, lengths}), kTolerance) << rank << " h " << h;
+  }
+  for (const int rank : {1, 2}) {
+    for (const int h : {13, 32})
+      EXPECT_LT(ErrorOf({h, 128, rank, 6, lengths}), kTolerance) << rank << " h " << h;
+  }
+  EXPECT_LT(ErrorOf({128, 64, 1, 6, lengths}), kTolerance);
+  EXPECT_LT(ErrorOf({128, 64, 2, 6, lengths}), kTolerance);
+}
+
+// Shares of more pages than a ring has stages and than a block's plan lists: everything wraps.
+TEST_F(CudaDecode, LongShares) {
+  for (const int h : {47, 78}) {
+    CudaDecodeCase c{h, 64, 2, 6, {4000, 900}};
+    c.n_blocks = 2;
+    EXPECT_LT(ErrorOf(c), kTolerance) << "h " << h;
+  }
+}
+
 TEST_F(CudaDecode, FullQuery) {
   EXPECT_LT(ErrorOf({47, 64, 2, 0, {200, 1000, 77}}), kTolerance);
   EXPECT_LT(ErrorOf({32, 64, 1, 0, {200, 1000, 77}}), kTolerance);

@@ -92,7 +92,7 @@ class CudaDecodeWorld {
     const cuda::DecodeShape shape{case_.h,        case_.d,           case_.rank,
                                   case_.rank_q,   spec.rotary_dim,   spec.logit_scale(),
                                   spec.head_norm, spec.head_norm_eps};
-    auto config = cuda::DecodeAttentionConfig::Make(shape, n_sms, max_shared);
+    auto config = cuda::DecodeAttentionConfig::Make(shape, n_sms, max_shared, capacity);
     if (!config) {
       ADD_FAILURE() << "no kernel for h " << case_.h << " d " << case_.d << " rank " << case_.rank;
       return {};
@@ -112,7 +112,8 @@ class CudaDecodeWorld {
         std::vector<cuda::DecodeSegment>(n_segments, {-1, -1, -1, -1, -1, -1, -1, -1}));
     const OnDevice<cuda::DecodeSequence> sequences(
         std::vector<cuda::DecodeSequence>(capacity, {-1, -1, -1, -1}));
-    const OnDevice<cuda::SegmentRange> blocks(std::vector<cuda::SegmentRange>(config->n_blocks, {-1, -1}));
+    const OnDevice<cuda::DecodeBlock> blocks(
+        std::vector<cuda::DecodeBlock>(config->n_blocks, {-1, -1, -1, -1, -1, {}}));
     const OnDevice<int32_t> units(std::vector<int32_t>(capacity + 1, -1));
     const OnDevice<float> partials(std::vector<float>(n_segments * case_.h * case_.d, NAN));
     const OnDevice<float2> max_sum(std::vector<float2>(n_segments * case_.h, make_float2(NAN, NAN)));

@@ -8,7 +8,10 @@
 namespace t6::cuda {
 namespace {
 
-constexpr int kMinStages = 3;
+constexpr int kMinStages = 2;
+// Bytes that one multiprocessor asks for and waits for, at first and later.
+constexpr int kFirstInFlight = 52 << 10, kMaxInFlight = 112 << 10;
+constexpr int kManySequences = 8;  // from here on two smaller blocks on a multiprocessor are faster than one
 constexpr int kReservedShared = 1024;  // of every block, by the driver
 
 int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
@@ -19,6 +22,10 @@ std::span<const DecodeInstance> InstancesOfRank(int rank) {
       return DecodeInstancesOfRank1();
     case 2:
       return DecodeInstancesOfRank2();
+    case 3:
+      return DecodeInstancesOfRank3();
+    case 4:
+      return DecodeInstancesOfRank4();
     default:
       return {};
   }
@@ -55,7 +62,7 @@ cudaError_t MakeBoxMap(const DecodeShape& shape, const void* pages, int64_t n_pa
   const cuuint32_t steps[2] = {1, 1};
   const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
       map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(pages), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -80,6 +87,8 @@ DecodeParams MakeParams(const DecodeCall& call) {
           .half_rows = shape.half_rows(),
           .stage_bytes = config.stage_bytes,
           .n_stages = config.n_stages,
+          .first_in_flight = config.first_in_flight,
+          .max_in_flight = config.max_in_flight,
           .query_scale = shape.logit_scale * kLog2E,
           .head_norm = shape.head_norm};
 }
@@ -87,9 +96,10 @@ DecodeParams MakeParams(const DecodeCall& call) {
 }  // namespace
 
 std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape, int n_sms,
-                                                                 int max_shared_per_sm) {
+                                                                 int max_shared_per_sm, int max_sequences) {
   for (const DecodeInstance& instance : InstancesOfRank(shape.rank)) {
     if (instance.head_dim != shape.head_dim) continue;
+    if (instance.blocks_per_sm > 1 && max_sequences < kManySequences) continue;
     DecodeAttentionConfig config;
     config.shape = shape;
     config.warp_tokens = instance.warp_tokens;
@@ -106,6 +116,13 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     const int shared = max_shared_per_sm / config.blocks_per_sm - kReservedShared - exchange;
     config.n_stages = std::min(shared / config.stage_bytes, kMaxStages);
     if (config.n_stages < kMinStages) continue;
+    const int half_bytes = shape.half_rows() * 128 * config.blocks_per_sm;
+    config.first_in_flight = std::clamp((kFirstInFlight + half_bytes / 2) / half_bytes, 2, config.n_stages);
+    config.max_in_flight = std::clamp((kMaxInFlight + half_bytes - 1) / half_bytes, 2, config.n_stages);
+    // The query's rows and factors lie where the warps' results will.
+    const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 +
+                      shape.rank_q * (shape.n_heads + shape.head_dim) * 4;
+    if (query > exchange - ExchangeBytes(shape.head_dim, 0)) continue;
     config.shared_bytes = config.n_stages * config.stage_bytes + exchange;
     config.n_blocks = n_sms * config.blocks_per_sm;
     return config;

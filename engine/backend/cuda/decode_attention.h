@@ -40,14 +40,15 @@ struct DecodeAttentionConfig {
   int n_threads = 0;     // consumers and the producer warp
   int stage_bytes = 0;
   int n_stages = 0;
+  int first_in_flight = 0, max_in_flight = 0;  // halves of pages
   int shared_bytes = 0;
   int blocks_per_sm = 1;
   int n_blocks = 0;
 
   int n_consumers() const { return n_threads - 32; }
   // Nothing when there is no kernel for this shape on this device.
-  static std::optional<DecodeAttentionConfig> Make(const DecodeShape& shape, int n_sms,
-                                                   int max_shared_per_sm);
+  static std::optional<DecodeAttentionConfig> Make(const DecodeShape& shape, int n_sms, int max_shared_per_sm,
+                                                   int max_sequences);
 };
 
 // The tensor maps of one layer's pages: a half of a page is copied as boxes of 256 rows and one of the rest.

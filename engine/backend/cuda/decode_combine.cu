@@ -17,27 +17,39 @@ struct CombineParams {
   float rank;  // R_V
 };
 
-// A sum of weighted values with the weights' sum, relative to a maximum.
+// A thread's share of a sum of weighted values, relative to a maximum.
 struct Running {
   float max = kNoMax, sum = 0.0f;
   float4 out = {0.0f, 0.0f, 0.0f, 0.0f};
 
-  __device__ void Add(float other_max, float other_sum, const float4& o) {
-    const float most = fmaxf(max, other_max);
-    const float mine = ptx::Exp2(max - most), other = ptx::Exp2(other_max - most);
-    max = most;
-    sum = sum * mine + other_sum * other;
-    out.x = out.x * mine + o.x * other, out.y = out.y * mine + o.y * other;
-    out.z = out.z * mine + o.z * other, out.w = out.w * mine + o.w * other;
+  __device__ void ScaleTo(float most) {
+    const float factor = ptx::Exp2(max - most);
+    max = most, sum *= factor;
+    out.x *= factor, out.y *= factor, out.z *= factor, out.w *= factor;
+  }
+  // All at once, so that their powers do not wait for each other.
+  __device__ void Add(const float2 (&max_sum)[kLoads], const float4 (&o)[kLoads]) {
+    float most = max;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) most = fmaxf(most, max_sum[i].x);
+    ScaleTo(most);
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      const float factor = ptx::Exp2(max_sum[i].x - most);
+      sum = fmaf(factor, max_sum[i].y, sum);
+      out.x = fmaf(factor, o[i].x, out.x), out.y = fmaf(factor, o[i].y, out.y);
+      out.z = fmaf(factor, o[i].z, out.z), out.w = fmaf(factor, o[i].w, out.w);
+    }
   }
 };
 
-// One block per (head, sequence); a thread has four columns of every n_lanes-th partial. The order of every
+// One block per (head, sequence); a thread has four columns of every kLanes-th partial. The order of every
 // addition is fixed by the number of partials and the block's size alone.
 template <int kDim, int kThreads>
 __global__ void __launch_bounds__(kThreads) CombinePartials(const __grid_constant__ CombineParams p) {
-  constexpr int kQuads = kDim / 4, kLanes = kThreads / kQuads;
-  __shared__ Running shared[kLanes][kQuads];
+  constexpr int kQuads = kDim / 4, kLanes = kThreads / kQuads, kNormWarps = kDim / 32;
+  __shared__ float maxima[kLanes], sums[kLanes], squares[kNormWarps];
+  __shared__ float4 outs[kLanes][kQuads];
   ptx::LetDependentsLaunch();
   const DecodeSequence sequence = p.sequences[blockIdx.y];
   ptx::WaitForPriorKernels();
@@ -46,40 +58,53 @@ __global__ void __launch_bounds__(kThreads) CombinePartials(const __grid_constan
   const int head = blockIdx.x, quad = threadIdx.x % kQuads, lane = threadIdx.x / kQuads;
   Running own;
   for (int base = lane; base < sequence.n_segments; base += kLanes * kLoads) {
-    float2 ms[kLoads];
+    float2 max_sum[kLoads];
     float4 o[kLoads];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       const int k = base + i * kLanes;
       const int64_t slot = static_cast<int64_t>(sequence.first_segment + k) * p.n_heads + head;
       const bool exists = k < sequence.n_segments;
-      ms[i] = exists ? p.partials.max_sum[slot] : make_float2(kNoMax, 0.0f);
+      max_sum[i] = exists ? p.partials.max_sum[slot] : make_float2(kNoMax, 0.0f);
       o[i] = exists ? reinterpret_cast<const float4*>(p.partials.out + slot * kDim)[quad]
                     : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     }
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) own.Add(ms[i].x, ms[i].y, o[i]);
+    own.Add(max_sum, o);
   }
-  shared[lane][quad] = own;
+  if (quad == 0) maxima[lane] = own.max;
   __syncthreads();
-  if (lane != 0) return;
-  for (int i = 1; i < kLanes; ++i) {
-    const Running other = shared[i][quad];
-    own.Add(other.max, other.sum, other.out);
-  }
-  const float scale = 1.0f / (own.sum * p.rank);
-  float4 out = {own.out.x * scale, own.out.y * scale, own.out.z * scale, own.out.w * scale};
-  if (p.head_norm_weight != nullptr) {
-    float squares = out.x * out.x + out.y * out.y + out.z * out.z + out.w * out.w;
+  float most = kNoMax;
 #pragma unroll
-    for (int i = kQuads / 2; i > 0; i /= 2)
-      squares += __shfl_xor_sync(kQuads == 32 ? ~0u : (1u << kQuads) - 1, squares, i);
-    const float factor = rsqrtf(squares / kDim + p.head_norm_eps);
-    const float4 w = reinterpret_cast<const float4*>(p.head_norm_weight)[quad];
-    out = {out.x * factor * w.x, out.y * factor * w.y, out.z * factor * w.z, out.w * factor * w.w};
+  for (int i = 0; i < kLanes; ++i) most = fmaxf(most, maxima[i]);
+  own.ScaleTo(most);
+  outs[lane][quad] = own.out;
+  if (quad == 0) sums[lane] = own.sum;
+  __syncthreads();
+
+  // From here a thread has one column.
+  const int column = threadIdx.x;
+  float value = 0.0f, total = 0.0f;
+  if (column < kDim) {
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      value += reinterpret_cast<const float*>(outs[i])[column];
+      total += sums[i];
+    }
+    value /= total * p.rank;
   }
-  const int64_t row = static_cast<int64_t>(sequence.row) * p.n_heads + head;
-  reinterpret_cast<float4*>(p.out + row * kDim)[quad] = out;
+  if (p.head_norm_weight != nullptr) {
+    float square = value * value;
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
+    if (column < kDim && column % 32 == 0) squares[column / 32] = square;
+    __syncthreads();
+    if (column >= kDim) return;
+    square = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kNormWarps; ++i) square += squares[i];
+    value *= rsqrtf(square / kDim + p.head_norm_eps) * p.head_norm_weight[column];
+  }
+  if (column < kDim) p.out[(static_cast<int64_t>(sequence.row) * p.n_heads + head) * kDim + column] = value;
 }
 
 template <int kDim>

@@ -16,5 +16,7 @@ struct DecodeInstance {
 // In order of preference where several fit.
 std::span<const DecodeInstance> DecodeInstancesOfRank1();
 std::span<const DecodeInstance> DecodeInstancesOfRank2();
+std::span<const DecodeInstance> DecodeInstancesOfRank3();
+std::span<const DecodeInstance> DecodeInstancesOfRank4();
 
 }  // namespace t6::cuda

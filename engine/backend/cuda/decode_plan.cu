@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kPlanThreads) MakeDecodePlan(StepSequences ste
 
   for (int b = threadIdx.x; b < plan.n_blocks; b += kPlanThreads) {
     if (b >= shares.n_blocks) {
-      plan.blocks[b] = {0, 0};
+      plan.blocks[b] = {};
       continue;
     }
     const int begin = shares.Begin(b), end = shares.Begin(b + 1);
@@ -110,7 +110,15 @@ __global__ void __launch_bounds__(kPlanThreads) MakeDecodePlan(StepSequences ste
       if (!fixed)
         ++s;  // a sequence without units gets a segment without pages: indices stay block + sequence
     }
-    plan.blocks[b] = {first_segment, segment};
+    DecodeBlock block{};
+    block.begin = first_segment, block.end = segment;
+    const DecodeSegment first = plan.segments[first_segment];
+    block.page_offset = first.page_offset, block.n_pages = first.n_pages,
+    block.holds_newest = first.holds_newest;
+    for (int i = 0; i < min(first.n_pages, DecodeBlock::kFirstPages); ++i) {
+      block.first_pages[i] = step.page_ids[first.page_offset + i];
+    }
+    plan.blocks[b] = block;
   }
 }
 

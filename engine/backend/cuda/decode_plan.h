@@ -30,9 +30,14 @@ struct DecodeSequence {
   int32_t reserved;
 };
 
-struct SegmentRange {
-  int32_t begin, end;
+// A block's segments, and what its producer needs to ask for the first pages without another look-up.
+struct alignas(16) DecodeBlock {
+  static constexpr int kFirstPages = 11;
+  int32_t begin, end;                          // segments
+  int32_t page_offset, n_pages, holds_newest;  // of the first segment
+  int32_t first_pages[kFirstPages];            // ids of its first pages
 };
+static_assert(sizeof(DecodeBlock) == 64);
 
 // A step's sequences, as StepPlan has them, in device memory.
 struct StepSequences {
@@ -47,7 +52,7 @@ struct StepSequences {
 struct DecodePlan {
   DecodeSegment* segments = nullptr;    // [max_segments]
   DecodeSequence* sequences = nullptr;  // [max_sequences]
-  SegmentRange* blocks = nullptr;       // [n_blocks]
+  DecodeBlock* blocks = nullptr;        // [n_blocks]
   int32_t* unit_begin = nullptr;        // [max_sequences + 1] scratch
   int32_t n_blocks = 0;
   // 0: equal shares of pages, the fastest. Else shares never cut between multiples of this many pages of a

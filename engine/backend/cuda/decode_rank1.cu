@@ -6,16 +6,22 @@ namespace {
 
 template <int kDim, int kWarpTokens, int kMaxWarps, int kBlocks>
 DecodeInstance Instance() {
-  using Traits = DecodeTraits<1, kDim, kWarpTokens, kMaxWarps, kBlocks>;
-  return {1, kDim, kWarpTokens, kMaxWarps, kBlocks, reinterpret_cast<const void*>(&DecodeAttention<Traits>)};
+  return MakeDecodeInstance<DecodeTraits<1, kDim, kWarpTokens, kMaxWarps, kBlocks>>();
 }
 
 }  // namespace
 
 std::span<const DecodeInstance> DecodeInstancesOfRank1() {
   static const DecodeInstance kInstances[] = {
-      Instance<64, 16, 9, 2>(),   // to 32 heads
-      Instance<64, 16, 13, 1>(),  // to 48
+      Instance<64, 16, 9, 2>(),    // to 32 heads; where there are many sequences
+      Instance<64, 16, 13, 1>(),   // to 48 heads
+      Instance<64, 32, 11, 1>(),   // to 80
+      Instance<64, 64, 9, 1>(),    // to 128
+      Instance<32, 16, 13, 1>(),   // to 48
+      Instance<32, 32, 11, 1>(),   // to 80
+      Instance<32, 64, 9, 1>(),    // to 128
+      Instance<128, 32, 11, 1>(),  // to 80
+      Instance<128, 64, 9, 1>(),   // to 128
   };
   return kInstances;
 }

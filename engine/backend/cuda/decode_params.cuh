@@ -1,0 +1,83 @@
+// What every part of the decode kernel shares: its parameters, its compile-time shape, the layout of shared
+// memory.
+#pragma once
+
+#include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/ptx.cuh"
+
+namespace t6::cuda {
+
+// What the kernel reads besides the tensor maps.
+struct DecodeParams {
+  DecodePlan plan;
+  const int32_t* page_ids;
+  const float* qkv;
+  const float* cos;
+  const float* sin;
+  DecodePartials partials;
+  float* out;
+  int n_heads, head_tiles, token_groups;
+  int rank_q, rotary_dim, qkv_elements;
+  int half_rows, stage_bytes, n_stages, first_in_flight, max_in_flight;
+  float query_scale;  // log2(e) and every factor of the logits
+  bool head_norm;     // then the combine writes all outputs
+};
+
+inline constexpr int kRingAlignment = 1024;  // of the copies' swizzle
+inline constexpr int kMaxStages = 16;
+inline constexpr int kTileHeads = 16;
+inline constexpr int kConsumerBarrier = 1;
+inline constexpr float kRescaleAbove = 8.0f;  // powers of two that weights may exceed 1 by before a rescale
+inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group would form inf - inf
+
+template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT, int kBlocksT>
+struct DecodeTraits {
+  static constexpr int kRank = kRankT;              // R_K = R_V
+  static constexpr int kDim = kDimT;                // d
+  static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
+  static constexpr int kMaxThreads = kMaxWarpsT * 32;
+  static constexpr int kBlocks = kBlocksT;                // per multiprocessor
+  static constexpr int kSteps = kDim / 16;                // of a product over d, or pairs of its output tiles
+  static constexpr int kGroups = kWarpTokens / 16;        // of 16 tokens
+  static constexpr int kRankBytes = 64 * kDim * 2;        // one rank of B
+  static constexpr int kHeadOffset = kRank * kRankBytes;  // A behind B
+  static constexpr int kMergeStride = kDim + 8;  // floats; keeps fragments' stores free of bank conflicts
+};
+
+// Shared memory behind the ring of stages. The query and the warps' results are never alive at once.
+template <class T>
+struct Exchange {
+  uint32_t barriers[2 * kMaxStages * 2];  // full, then empty, 8 bytes each
+  // followed by: float merge[n_warps][16][kMergeStride], float2 max_sum[n_warps][16]
+  static constexpr int kWarpBytes = 16 * (T::kMergeStride * 4 + 8);
+  static int Bytes(int n_warps) { return static_cast<int>(sizeof(Exchange)) + n_warps * kWarpBytes; }
+};
+
+// The ring's place and turn. Producer and consumers each keep one, in step.
+struct RingPosition {
+  int stage = 0;
+  uint32_t parity = 0;
+  __device__ void Advance(int n_stages) {
+    if (++stage == n_stages) stage = 0, parity ^= 1;
+  }
+};
+
+template <class T>
+struct BlockShared {
+  unsigned char* ring;
+  Exchange<T>* exchange;
+  uint32_t ring_address, barrier_address;
+
+  __device__ BlockShared(unsigned char* base, const DecodeParams& p)
+      : ring(base), exchange(reinterpret_cast<Exchange<T>*>(base + p.n_stages * p.stage_bytes)) {
+    ring_address = ptx::SharedAddress(ring);
+    barrier_address = ptx::SharedAddress(exchange->barriers);
+  }
+  __device__ uint32_t Full(int stage) const { return barrier_address + stage * 8; }
+  __device__ uint32_t Empty(int stage) const { return barrier_address + (kMaxStages + stage) * 8; }
+  __device__ float* merge() const { return reinterpret_cast<float*>(exchange + 1); }
+  __device__ float2* max_sum(int n_warps) const {
+    return reinterpret_cast<float2*>(merge() + n_warps * 16 * T::kMergeStride);
+  }
+};
+}  // namespace t6::cuda
