@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kMinStages = 2;
 // Bytes that one multiprocessor asks for and waits for, at first and later.
-constexpr int kFirstInFlight = 52 << 10, kMaxInFlight = 112 << 10;
+constexpr int kFirstInFlight = 48 << 10, kMaxInFlight = 72 << 10;
 constexpr int kManySequences = 8;  // from here on two smaller blocks on a multiprocessor are faster than one
 constexpr int kReservedShared = 1024;  // of every block, by the driver
 
@@ -80,7 +80,6 @@ DecodeParams MakeParams(const DecodeCall& call) {
           .out = call.out,
           .n_heads = shape.n_heads,
           .head_tiles = config.head_tiles,
-          .token_groups = config.token_groups,
           .rank_q = shape.rank_q,
           .rotary_dim = shape.rotary_dim,
           .qkv_elements = shape.qkv_elements(),
@@ -117,8 +116,10 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     config.n_stages = std::min(shared / config.stage_bytes, kMaxStages);
     if (config.n_stages < kMinStages) continue;
     const int half_bytes = shape.half_rows() * 128 * config.blocks_per_sm;
-    config.first_in_flight = std::clamp((kFirstInFlight + half_bytes / 2) / half_bytes, 2, config.n_stages);
-    config.max_in_flight = std::clamp((kMaxInFlight + half_bytes - 1) / half_bytes, 2, config.n_stages);
+    const auto halves = [&](int bytes) {
+      return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config.n_stages);
+    };
+    config.first_in_flight = halves(kFirstInFlight), config.max_in_flight = halves(kMaxInFlight);
     // The query's rows and factors lie where the warps' results will.
     const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 +
                       shape.rank_q * (shape.n_heads + shape.head_dim) * 4;

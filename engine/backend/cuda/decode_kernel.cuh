@@ -19,12 +19,14 @@ __device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment,
   const bool writes_output = segment.is_whole && !p.head_norm;
   for (int item = thread; item < p.n_heads * kQuads; item += n_threads) {
     const int head = item / kQuads, column = item % kQuads * 4;
-    const int warp0 = head / kTileHeads * p.token_groups, row = head % kTileHeads;
+    const int warp0 = head / kTileHeads * T::kTokenGroups, row = head % kTileHeads;
     float most = kNoMax;
-    for (int g = 0; g < p.token_groups; ++g) most = fmaxf(most, max_sum[(warp0 + g) * 16 + row].x);
+#pragma unroll
+    for (int g = 0; g < T::kTokenGroups; ++g) most = fmaxf(most, max_sum[(warp0 + g) * 16 + row].x);
     float total = 0.0f;
     float4 out = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    for (int g = 0; g < p.token_groups; ++g) {
+#pragma unroll
+    for (int g = 0; g < T::kTokenGroups; ++g) {
       const float2 ms = max_sum[(warp0 + g) * 16 + row];
       const float factor = ptx::Exp2(ms.x - most);
       const float4 o =
@@ -49,8 +51,8 @@ __device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment,
 template <class T>
 __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, const DecodeBlock* block,
                         int warp, int lane) {
-  const int n_warps = p.head_tiles * p.token_groups, n_threads = n_warps * 32;
-  const int head_tile = warp / p.token_groups, token_group = warp % p.token_groups;
+  const int n_warps = p.head_tiles * T::kTokenGroups, n_threads = n_warps * 32;
+  const int head_tile = warp / T::kTokenGroups, token_group = warp % T::kTokenGroups;
   const int first_token = token_group * T::kWarpTokens;
   ConsumerWarp<T> own(p, head_tile, token_group, lane);
   RingPosition at;
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(T::kMaxThreads, T::kBlocks)
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   const BlockShared<T> shared(shared_memory, p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int n_consumers = p.head_tiles * p.token_groups;
+  const int n_consumers = p.head_tiles * T::kTokenGroups;
   const bool produces = warp == n_consumers;
   const DecodeBlock* block = p.plan.blocks + blockIdx.x;
 

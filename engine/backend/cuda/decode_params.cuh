@@ -16,7 +16,7 @@ struct DecodeParams {
   const float* sin;
   DecodePartials partials;
   float* out;
-  int n_heads, head_tiles, token_groups;
+  int n_heads, head_tiles;
   int rank_q, rotary_dim, qkv_elements;
   int half_rows, stage_bytes, n_stages, first_in_flight, max_in_flight;
   float query_scale;  // log2(e) and every factor of the logits
@@ -35,6 +35,7 @@ struct DecodeTraits {
   static constexpr int kRank = kRankT;              // R_K = R_V
   static constexpr int kDim = kDimT;                // d
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
+  static constexpr int kTokenGroups = 64 / kWarpTokens;
   static constexpr int kMaxThreads = kMaxWarpsT * 32;
   static constexpr int kBlocks = kBlocksT;                // per multiprocessor
   static constexpr int kSteps = kDim / 16;                // of a product over d, or pairs of its output tiles

@@ -6,8 +6,8 @@
 namespace t6::cuda {
 
 // Streams the block's pages, key half then value half. How many halves are asked for and not there yet is
-// limited, at first to `first_in_flight`: if every block asked for a whole ring at once, everyone's first
-// half would come last. The limit grows with what arrives. All lanes walk; lane 0 issues.
+// limited, at first to `first_in_flight`, later to `max_in_flight`: if every block asked for a whole ring at
+// once, everyone's first half would come last. All lanes walk; lane 0 issues.
 template <class T>
 class Producer {
  public:
@@ -36,6 +36,8 @@ class Producer {
   }
 
  private:
+  static constexpr int kGrowAfter = 8;  // halves that landed, for each one more in flight
+
   __device__ void CopySegment(int page_offset, int first, int n_pages, bool holds_newest) {
     for (int base = first; base < n_pages; base += 32) {
       const int n = min(32, n_pages - base);
@@ -48,8 +50,12 @@ class Producer {
   __device__ void CopyPages(int32_t id, int n, bool last_is_newest) {
     for (int i = 0; i < n; ++i) {
       const int64_t row = static_cast<int64_t>(__shfl_sync(~0u, id, i)) * 2 * p_.half_rows;
-      // The kernel in front may still be writing this step's token.
-      if (last_is_newest && i == n - 1) ptx::WaitForPriorKernels();
+      if (last_is_newest && i == n - 1) {
+        // The kernel in front may still be writing this step's token, but the cache may have the rest by
+        // then.
+        if (lane_ == 0) PrefetchPage(row);
+        ptx::WaitForPriorKernels();
+      }
       if (lane_ == 0) {
         CopyHalf(row);
         CopyHalf(row + p_.half_rows);
@@ -63,21 +69,33 @@ class Producer {
       ptx::BarrierWait(shared_.Full(landing_.stage), landing_.parity);
       landing_.Advance(p_.n_stages);
       --in_flight_;
-      if (++landed_ % p_.first_in_flight == 0 && limit_ < p_.max_in_flight) ++limit_;
+      if (++landed_ % kGrowAfter == 0 && limit_ < p_.max_in_flight) ++limit_;
     }
     ++in_flight_;
     ptx::BarrierWait(shared_.Empty(at_.stage), at_.parity ^ 1);
     const uint32_t destination = shared_.ring_address + at_.stage * p_.stage_bytes;
     const uint32_t barrier = shared_.Full(at_.stage);
     ptx::BarrierExpectBytes(barrier, p_.half_rows * 128);
-    int done = 0;
-    for (; done + 256 <= p_.half_rows; done += 256) {
-      ptx::CopyBox(destination + done * 128, whole_, 0, static_cast<int32_t>(row + done), barrier, policy_);
-    }
-    if (done < p_.half_rows) {
-      ptx::CopyBox(destination + done * 128, rest_, 0, static_cast<int32_t>(row + done), barrier, policy_);
-    }
+    ForEachBox([&](const CUtensorMap* map, int done) {
+      ptx::CopyBox(destination + done * 128, map, 0, static_cast<int32_t>(row + done), barrier, policy_);
+    });
     at_.Advance(p_.n_stages);
+  }
+
+  __device__ void PrefetchPage(int64_t row) {
+    for (int half = 0; half < 2; ++half) {
+      ForEachBox([&](const CUtensorMap* map, int done) {
+        ptx::PrefetchBox(map, 0, static_cast<int32_t>(row + half * p_.half_rows + done));
+      });
+    }
+  }
+
+  // f(map, first row) of the boxes of half a page.
+  template <typename F>
+  __device__ void ForEachBox(F f) {
+    int done = 0;
+    for (; done + 256 <= p_.half_rows; done += 256) f(whole_, done);
+    if (done < p_.half_rows) f(rest_, done);
   }
 
   const DecodeParams& p_;

@@ -54,6 +54,11 @@ __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, int32_t 
       "l"(map), "r"(column), "r"(row), "r"(barrier), "l"(policy)
       : "memory");
 }
+// The same box into the L2 cache only.
+__device__ inline void PrefetchBox(const CUtensorMap* map, int32_t column, int32_t row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row)
+               : "memory");
+}
 __device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
