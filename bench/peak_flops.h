@@ -18,7 +18,9 @@ inline constexpr int kPeakRounds = 200000;
 
 // Each returns the floating-point operations it did.
 __attribute__((target("avx2,fma"))) inline double SpinAvx2() {
-  __m256 sum[12] = {}, x = _mm256_set1_ps(1e-9f);
+  // Each sum starts elsewhere, or the compiler would see that they are all the same one.
+  __m256 sum[12], x = _mm256_set1_ps(1e-9f);
+  for (int j = 0; j < 12; ++j) sum[j] = _mm256_set1_ps(static_cast<float>(j));
   for (int i = 0; i < kPeakRounds; ++i) {
     for (__m256& s : sum) s = _mm256_fmadd_ps(x, x, s);
     asm volatile("" : "+x"(x));
@@ -28,7 +30,8 @@ __attribute__((target("avx2,fma"))) inline double SpinAvx2() {
 }
 
 __attribute__((target("avx512f"))) inline double SpinAvx512() {
-  __m512 sum[16] = {}, x = _mm512_set1_ps(1e-9f);
+  __m512 sum[16], x = _mm512_set1_ps(1e-9f);
+  for (int j = 0; j < 16; ++j) sum[j] = _mm512_set1_ps(static_cast<float>(j));
   for (int i = 0; i < kPeakRounds; ++i) {
     for (__m512& s : sum) s = _mm512_fmadd_ps(x, x, s);
     asm volatile("" : "+v"(x));
@@ -38,7 +41,8 @@ __attribute__((target("avx512f"))) inline double SpinAvx512() {
 }
 
 __attribute__((target("avx512f,avx512bf16"))) inline double SpinAvx512Bf16() {
-  __m512 sum[16] = {};
+  __m512 sum[16];
+  for (int j = 0; j < 16; ++j) sum[j] = _mm512_set1_ps(static_cast<float>(j));
   __m512i x = _mm512_set1_epi32(0);
   for (int i = 0; i < kPeakRounds; ++i) {
     for (__m512& s : sum) s = _mm512_dpbf16_ps(s, (__m512bh)x, (__m512bh)x);
