@@ -1,7 +1,6 @@
-# CUDA, where it is asked for or found: T6_CUDA is ON by default only where nvcc is given (CMAKE_CUDA_COMPILER) or
-# `./bootstrap --cuda` has put one into build/cuda-venv. The build without it does not notice this file.
-file(GLOB T6_CUDA_WHEELS ${PROJECT_SOURCE_DIR}/build/cuda-venv/lib/python3*/site-packages/nvidia/cu13)
-if(CMAKE_CUDA_COMPILER OR (T6_CUDA_WHEELS AND EXISTS ${T6_CUDA_WHEELS}/.t6-complete))
+# CUDA, where it is asked for: -DT6_CUDA=ON, or a compiler given as CMAKE_CUDA_COMPILER. nvcc comes from build/cuda-venv,
+# where `./bootstrap --cuda` has put it, else from PATH. The build without it does not notice this file.
+if(CMAKE_CUDA_COMPILER)
   set(T6_CUDA_DEFAULT ON)
 else()
   set(T6_CUDA_DEFAULT OFF)
@@ -9,6 +8,7 @@ endif()
 option(T6_CUDA "Build the CUDA device" ${T6_CUDA_DEFAULT})
 
 if(T6_CUDA)
+  file(GLOB T6_CUDA_WHEELS ${PROJECT_SOURCE_DIR}/build/cuda-venv/lib/python3*/site-packages/nvidia/cu13)
   if(NOT CMAKE_CUDA_COMPILER AND T6_CUDA_WHEELS)
     set(CMAKE_CUDA_COMPILER ${T6_CUDA_WHEELS}/bin/nvcc)
     set(CUDAToolkit_ROOT ${T6_CUDA_WHEELS})

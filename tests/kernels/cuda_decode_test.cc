@@ -126,5 +126,16 @@ TEST_F(CudaDecode, FixedSplitsGiveTheSameBitsInEveryBatch) {
   EXPECT_EQ(0, std::memcmp(x.data(), y.data(), width * sizeof(float)));
 }
 
+TEST_F(CudaDecode, StoreWritesEveryFactorToItsPlace) {
+  for (const int rank : {1, 2, 4}) {
+    for (const int d : {32, 64, 128}) {
+      CudaDecodeCase c{13, d, rank, 6, {70, 1, 64}};
+      EXPECT_EQ(0, CudaDecodeWorld(c, 3).StoreMismatches()) << "rank " << rank << " d " << d;
+      c.rotary_dim = 20;
+      EXPECT_EQ(0, CudaDecodeWorld(c, 3).StoreMismatches()) << "rank " << rank << " d " << d << " partial";
+    }
+  }
+}
+
 }  // namespace
 }  // namespace t6::testing

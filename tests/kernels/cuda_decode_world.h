@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/store_factors.h"
 #include "engine/backend/page_layout.h"
 #include "engine/base/page_tokens.h"
 #include "engine/tensor/dtype.h"
@@ -142,6 +143,31 @@ class CudaDecodeWorld {
     return out.Read();
   }
 
+  // Writes every token with the store kernel into pages of NaN and compares with what the host wrote: bytes
+  // that differ by more than a last place of bfloat16, which a rotation may round either way.
+  int StoreMismatches() {
+    const AttentionSpec spec = Spec(case_);
+    const OnDevice<uint8_t> pages(std::vector<uint8_t>(bytes_.size(), 0xff));
+    const OnDevice<float> qkv(all_qkv_), cos(reference_.cos), sin(reference_.sin);
+    const OnDevice<int32_t> positions(positions_), slots(slots_);
+    cuda::StoreCall call;
+    call.shape = {case_.h, case_.d, case_.rank, case_.rank_q, spec.rotary_dim, spec.logit_scale(),
+                  false,   0.0f};
+    call.pages = pages.get(), call.qkv = qkv.get(), call.positions = positions.get(),
+    call.slots = slots.get();
+    call.cos = cos.get(), call.sin = sin.get(), call.n_rows = static_cast<int>(slots_.size());
+    CudaOk(cuda::LaunchStoreFactors(call, nullptr));
+    CudaOk(cudaDeviceSynchronize());
+    const std::vector<uint8_t> stored = pages.Read();
+    int n = 0;
+    for (size_t i = 0; i < stored.size(); i += 2) {
+      int16_t want, got;
+      std::memcpy(&want, &bytes_[i], 2), std::memcpy(&got, &stored[i], 2);
+      n += std::abs(want - got) > 1;
+    }
+    return n;
+  }
+
   // The relative error of an output against the float64 reference, over all sequences with tokens.
   double Error(const std::vector<float>& out) {
     const size_t width = static_cast<size_t>(case_.h) * case_.d;
@@ -190,6 +216,8 @@ class CudaDecodeWorld {
         row.resize(reference_.spec.qkv_elements());
         for (float& x : row) x = Normal();
         StoreToken(row, t, page_ids_.back());
+        all_qkv_.insert(all_qkv_.end(), row.begin(), row.end());
+        positions_.push_back(t), slots_.push_back(page_ids_.back() * kPageTokens + t % kPageTokens);
         tokens.push_back(reference_.Form(row, t));
       }
       if (length == 0) row.assign(reference_.spec.qkv_elements(), NAN);
@@ -236,7 +264,9 @@ class CudaDecodeWorld {
   int n_pages_ = 0;
   std::vector<uint8_t> bytes_;
   std::vector<int32_t> page_begin_, page_ids_;
-  std::vector<float> qkv_;  // of each sequence's last token
+  std::vector<float> qkv_;                  // of each sequence's last token
+  std::vector<float> all_qkv_;              // of all tokens, with
+  std::vector<int32_t> positions_, slots_;  // where they belong
   std::vector<std::vector<ReferenceAttention::Token>> tokens_;
 };
 
