@@ -43,5 +43,5 @@ def test_cached_equals_cold(start, capsys):
     with capsys.disabled():
         print(f"\n{PROMPTS} prompts: largest difference of log-probabilities {largest:.2e}", end=" ")
     assert largest <= 1e-4
-    assert daemon.metric("vllm:kv_cache_usage_perc") == 0
+    daemon.wait_for_metric("vllm:kv_cache_usage_perc", 0)
     assert daemon.stop() == 0

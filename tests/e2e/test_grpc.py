@@ -130,10 +130,10 @@ def test_deadline(completions, daemon, endless):
 def test_cancel(completions, daemon, endless):
     call = completions.StreamCompletion(endless)
     next(call)
-    assert daemon.metric("vllm:num_requests_running") == 1
+    daemon.wait_for_metric("vllm:num_requests_running", 1)
     call.cancel()
     daemon.wait_for_metric("vllm:num_requests_running", 0, seconds=2)
-    assert daemon.metric("vllm:kv_cache_usage_perc") == 0
+    daemon.wait_for_metric("vllm:kv_cache_usage_perc", 0)
 
 
 def test_request_id_is_echoed(chat, question):

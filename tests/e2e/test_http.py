@@ -159,11 +159,11 @@ def test_a_disconnect_cancels(daemon):
     aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
     connection = endless(daemon)
     read_until(connection, b"data: ")
-    assert daemon.metric("vllm:num_requests_running") == 1
+    daemon.wait_for_metric("vllm:num_requests_running", 1)
     connection.close()
     daemon.wait_for_metric("vllm:num_requests_running", 0, seconds=2)
-    assert daemon.metric("vllm:kv_cache_usage_perc") == 0
-    assert daemon.metric("vllm:request_success_total", finished_reason="abort") == aborted + 1
+    daemon.wait_for_metric("vllm:kv_cache_usage_perc", 0)
+    daemon.wait_for_metric("vllm:request_success_total", aborted + 1, finished_reason="abort")
 
 
 def test_a_full_queue_is_429(start):
@@ -197,14 +197,16 @@ def test_metrics_carry_the_known_names(daemon, name):
 
 def test_metrics_count(daemon):
     names = ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prefix_cache_hits_total"]
+    daemon.wait_for_metric("vllm:num_requests_running", 0)
     before = {name: daemon.metric(name) for name in names}
     stops = daemon.metric("vllm:request_success_total", finished_reason="stop")
     usage = json.loads(send(daemon, "POST", "/v1/chat/completions", chat(daemon))[2])["usage"]
+    # The counters follow the answer within a step.
+    daemon.wait_for_metric("vllm:request_success_total", stops + 1, finished_reason="stop")
     grown = {name: daemon.metric(name) - before[name] for name in names}
     assert grown == {"vllm:prompt_tokens_total": usage["prompt_tokens"],
                      "vllm:generation_tokens_total": usage["completion_tokens"],
                      "vllm:prefix_cache_hits_total": usage["prompt_tokens_details"]["cached_tokens"]}
-    assert daemon.metric("vllm:request_success_total", finished_reason="stop") == stops + 1
 
 
 def test_garbage_on_the_wire_leaves_the_server_standing(daemon):
