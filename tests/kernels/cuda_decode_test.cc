@@ -7,6 +7,36 @@ namespace {
 // Weights and values are rounded to bfloat16 (2^-9 each at worst, a third of that on average).
 constexpr double kTolerance = 0.004;
 
+// Needs no GPU: an H200's numbers.
+TEST(CudaDecodeConfig, FitsTheMultiprocessorOrRefuses) {
+  constexpr int kSms = 132, kShared = 228 << 10, kPerBlock = 227 << 10;
+  int n_refused = 0;
+  for (const int d : {32, 64, 128}) {
+    for (const int rank : {1, 2, 3, 4}) {
+      for (int h = 1; h <= 128; ++h) {
+        for (const int n_sequences : {1, 64}) {
+          const cuda::DecodeShape shape{h, d, rank, 6, d, 1.0f, false, 0.0f};
+          const auto config = cuda::DecodeAttentionConfig::Make(shape, kSms, kShared, n_sequences);
+          n_refused += !config;
+          if (!config) continue;
+          EXPECT_GE(config->n_stages, 2);
+          EXPECT_GE(config->stage_bytes, shape.half_rows() * 128);
+          EXPECT_EQ(0, config->stage_bytes % 1024);
+          EXPECT_LE(config->shared_bytes, kPerBlock);
+          EXPECT_LE((config->shared_bytes + 1024) * config->blocks_per_sm, kShared);
+          EXPECT_GE(config->head_tiles * 16, h);
+          EXPECT_LE(config->max_in_flight, config->n_stages);
+          EXPECT_LE(config->first_in_flight, config->max_in_flight);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(2 * (6 + 32 + 64), n_refused);  // docs/kernels.md: ranks 3 and 4 of large heads
+  EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 96, 2, 6, 96, 1.0f, false, 0.0f}, kSms, kShared, 1));
+  EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 64, 5, 6, 64, 1.0f, false, 0.0f}, kSms, kShared, 1));
+  EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({129, 64, 1, 6, 64, 1.0f, false, 0.0f}, kSms, kShared, 1));
+}
+
 class CudaDecode : public ::testing::Test {
  protected:
   void SetUp() override {

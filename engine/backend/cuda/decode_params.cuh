@@ -51,7 +51,6 @@ struct Exchange {
   uint32_t barriers[2 * kMaxStages * 2];  // full, then empty, 8 bytes each
   // followed by: float merge[n_warps][16][kMergeStride], float2 max_sum[n_warps][16]
   static constexpr int kWarpBytes = 16 * (T::kMergeStride * 4 + 8);
-  static int Bytes(int n_warps) { return static_cast<int>(sizeof(Exchange)) + n_warps * kWarpBytes; }
 };
 
 // The ring's place and turn. Producer and consumers each keep one, in step.
