@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "health.grpc.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
 #include "t6/v1/chat.grpc.pb.h"
 #include "t6/v1/models.grpc.pb.h"
 
