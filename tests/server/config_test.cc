@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -23,7 +24,9 @@ std::string ErrorOf(std::vector<std::string> args) {
 // A config file that goes away with the test.
 class ConfigFile {
  public:
-  explicit ConfigFile(const std::string& text) : path_(testing::TempDir() + "/t6d-config-test.json") {
+  // A file of this process's own: ctest runs several tests at once, each as a process.
+  explicit ConfigFile(const std::string& text)
+      : path_(testing::TempDir() + "/t6d-config-test-" + std::to_string(getpid()) + ".json") {
     std::ofstream(path_) << text;
   }
   ~ConfigFile() { std::filesystem::remove(path_); }

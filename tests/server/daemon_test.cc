@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
@@ -228,7 +229,7 @@ TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
 
 TEST_F(DaemonTest, ThePortFileTellsThePorts) {
   ServerConfig config = TestConfig();
-  config.port_file = testing::TempDir() + "/t6d-daemon-test-ports.json";
+  config.port_file = testing::TempDir() + "/t6d-daemon-test-ports-" + std::to_string(getpid()) + ".json";
   StartAndWait(config);
   std::ifstream file(config.port_file);
   const auto ports = nlohmann::json::parse(file);
