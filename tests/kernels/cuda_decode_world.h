@@ -151,8 +151,12 @@ class CudaDecodeWorld {
     const OnDevice<float> qkv(all_qkv_), cos(reference_.cos), sin(reference_.sin);
     const OnDevice<int32_t> positions(positions_), slots(slots_);
     cuda::StoreCall call;
-    call.shape = {case_.h, case_.d, case_.rank, case_.rank_q, spec.rotary_dim, spec.logit_scale(),
-                  false,   0.0f};
+    const auto offset = [&](PartName name) { return static_cast<int64_t>(layout_.part(name).offset); };
+    call.n_heads = case_.h, call.head_dim = case_.d, call.rotary_dim = spec.rotary_dim;
+    call.rank_k = call.rank_v = case_.rank, call.q_elements = spec.q_elements();
+    call.page_bytes = static_cast<int64_t>(layout_.page_bytes());
+    call.bk = offset(PartName::kBK), call.ak = offset(PartName::kAK);
+    call.bv = offset(PartName::kBV), call.av = offset(PartName::kAV);
     call.pages = pages.get(), call.qkv = qkv.get(), call.positions = positions.get(),
     call.slots = slots.get();
     call.cos = cos.get(), call.sin = sin.get(), call.n_rows = static_cast<int>(slots_.size());

@@ -11,7 +11,7 @@ namespace {
 constexpr int kMinStages = 2;
 // Bytes that one multiprocessor asks for and waits for, at first and later.
 constexpr int kFirstInFlight = 48 << 10, kMaxInFlight = 72 << 10;
-constexpr int kManySequences = 8;  // from here on two smaller blocks on a multiprocessor are faster than one
+
 constexpr int kReservedShared = 1024;  // of every block, by the driver
 
 int RoundUp(int x, int to) { return (x + to - 1) / to * to; }

@@ -14,6 +14,9 @@
 
 namespace t6::cuda {
 
+// From so many sequences on two smaller blocks on a multiprocessor are faster than one, where they fit.
+inline constexpr int kManySequences = 8;
+
 struct DecodeShape {
   int n_heads = 0;
   int head_dim = 0;

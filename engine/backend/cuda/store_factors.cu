@@ -4,7 +4,12 @@
 namespace t6::cuda {
 namespace {
 
-constexpr int kStoreThreads = 256;
+constexpr int kStoreThreads = 256, kStoreWarps = kStoreThreads / 32;
+// From so many rows on a block takes 32 neighbours: a page's A rows have neighbouring tokens side by side.
+constexpr int kManyRows = 256;
+
+__device__ void Put(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
+__device__ void Put(float x, float* to) { *to = x; }
 
 // y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos over the two halves of rotary_dim; the rest as it is. Without
 // fused multiply-adds, as the other devices round.
@@ -15,51 +20,108 @@ __device__ float Rotated(const float* x, int i, int half, const float* cos, cons
   return __fsub_rn(__fmul_rn(x[i], cos[j]), __fmul_rn(x[j], sin[j]));
 }
 
-// One block a row. A half of a page is B [R][64][d] | A [R][h][64]: A's numbers of one token lie 128 bytes
-// apart B's side by side.
-__global__ void __launch_bounds__(kStoreThreads)
-    StoreFactors(const __grid_constant__ StoreCall call, const __grid_constant__ int half_rows) {
+// A row's factor of keys or of values, and where it goes.
+struct Factor {
+  int rank, from;     // `from`: of A in the row, B behind it
+  int64_t a_to, b_to;  // bytes from the page's first
+  bool rotates;
+};
+
+template <typename T>
+struct RowStore {
+  const StoreCall& call;
+  const float* qkv;  // of this row
+  uint8_t* page;
+  int column, position;
+
+  __device__ RowStore(const StoreCall& c, int row, int slot)
+      : call(c),
+        qkv(c.qkv + static_cast<int64_t>(row) *
+                        (c.q_elements + (c.rank_k + c.rank_v) * (c.n_heads + c.head_dim))),
+        page(static_cast<uint8_t*>(c.pages) + slot / 64 * c.page_bytes),
+        column(slot % 64),
+        position(c.positions[row]) {}
+
+  // Element k of A [h][R], to [R][h][64].
+  __device__ void PutA(const Factor& f, int k) const {
+    const int head = k / f.rank, r = k % f.rank;
+    Put(qkv[f.from + k], reinterpret_cast<T*>(page + f.a_to) + (r * call.n_heads + head) * 64 + column);
+  }
+  // Element k of B [R][d], to [R][64][d].
+  __device__ void PutB(const Factor& f, int k) const {
+    const int d = call.head_dim, r = k / d, i = k % d, half = call.rotary_dim / 2;
+    const float* x = qkv + f.from + f.rank * call.n_heads + r * d;
+    const int64_t angle = static_cast<int64_t>(position) * half;
+    const float y = f.rotates ? Rotated(x, i, half, call.cos + angle, call.sin + angle) : x[i];
+    Put(y, reinterpret_cast<T*>(page + f.b_to) + (r * 64 + column) * d + i);
+  }
+};
+
+// kRows 1: a block a row. kRows 32: a block 32 rows; A with a lane a row, so that neighbouring tokens are
+// written together, B with a warp a row.
+template <typename T, int kRows>
+__global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_constant__ StoreCall call) {
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
-  const DecodeShape& shape = call.shape;
-  const int h = shape.n_heads, d = shape.head_dim, rank = shape.rank, half = shape.rotary_dim / 2;
-  const int n_q = shape.rank_q == 0 ? h * d : shape.rank_q * (h + d), n_factor = rank * (h + d);
-  const int row = blockIdx.x, slot = call.slots[row], column = slot % 64;
-  const float* factors = call.qkv + static_cast<int64_t>(row) * (n_q + 2 * n_factor) + n_q;
-  const int64_t angle = static_cast<int64_t>(call.positions[row]) * half;
-  auto* page = static_cast<__nv_bfloat16*>(call.pages) + static_cast<int64_t>(slot / 64) * 2 * half_rows * 64;
+  const int h = call.n_heads, d = call.head_dim;
+  const Factor factors[2] = {
+      {call.rank_k, call.q_elements, call.ak, call.bk, true},
+      {call.rank_v, call.q_elements + call.rank_k * (h + d), call.av, call.bv, false}};
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows;
 
-  for (int item = threadIdx.x; item < 2 * n_factor; item += kStoreThreads) {
-    const bool is_key = item < n_factor;
-    const int k = is_key ? item : item - n_factor;
-    const float* from = is_key ? factors : factors + n_factor;
-    __nv_bfloat16* b = is_key ? page : page + half_rows * 64;
-    if (k < rank * h) {  // A [h][R]
-      const int head = k / rank, r = k % rank;
-      b[rank * 64 * d + (r * h + head) * 64 + column] = __float2bfloat16(from[k]);
-    } else {
-      const int r = (k - rank * h) / d, i = (k - rank * h) % d;
-      const float* x = from + rank * h + r * d;
-      const float y = is_key ? Rotated(x, i, half, call.cos + angle, call.sin + angle) : x[i];
-      b[(r * 64 + column) * d + i] = __float2bfloat16(y);
+  if constexpr (kRows == 1) {
+    const int slot = call.slots[first];
+    if (slot < 0) return;
+    const RowStore<T> row(call, first, slot);
+#pragma unroll
+    for (const Factor& f : factors) {
+      for (int k = threadIdx.x; k < f.rank * h; k += kStoreThreads) row.PutA(f, k);
+      for (int k = threadIdx.x; k < f.rank * d; k += kStoreThreads) row.PutB(f, k);
+    }
+    return;
+  }
+  const int own = first + lane, own_slot = own < call.n_rows ? call.slots[own] : -1;
+  if (own_slot >= 0) {
+    const RowStore<T> row(call, own, own_slot);
+#pragma unroll
+    for (const Factor& f : factors) {
+      // Neighbouring elements of a row lie in one line of the first-level cache.
+      const int n = f.rank * h, share = (n + kStoreWarps - 1) / kStoreWarps;
+      for (int k = warp * share; k < min(n, (warp + 1) * share); ++k) row.PutA(f, k);
     }
   }
+  for (int i = warp; i < kRows && first + i < call.n_rows; i += kStoreWarps) {
+    const int slot = call.slots[first + i];
+    if (slot < 0) continue;
+    const RowStore<T> row(call, first + i, slot);
+#pragma unroll
+    for (const Factor& f : factors) {
+      for (int k = lane; k < f.rank * d; k += 32) row.PutB(f, k);
+    }
+  }
+}
+
+template <typename T>
+cudaError_t Launch(const StoreCall& call, const cudaLaunchConfig_t& launch, bool many) {
+  return many ? cudaLaunchKernelEx(&launch, &StoreFactors<T, 32>, call)
+              : cudaLaunchKernelEx(&launch, &StoreFactors<T, 1>, call);
 }
 
 }  // namespace
 
 cudaError_t LaunchStoreFactors(const StoreCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
+  const bool many = call.n_rows >= kManyRows;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(call.n_rows);
+  launch.gridDim = dim3(many ? (call.n_rows + 31) / 32 : call.n_rows);
   launch.blockDim = dim3(kStoreThreads);
   launch.stream = stream;
   launch.attrs = &overlap;
-  launch.numAttrs = 1;
-  return cudaLaunchKernelEx(&launch, &StoreFactors, call, call.shape.half_rows());
+  launch.numAttrs = call.overlaps_prior ? 1 : 0;
+  return call.is_f32 ? Launch<float>(call, launch, many) : Launch<__nv_bfloat16>(call, launch, many);
 }
 
 }  // namespace t6::cuda

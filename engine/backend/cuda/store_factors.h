@@ -1,27 +1,32 @@
-// Writes the key and value factors of a step's new tokens into pages of bfloat16, B_K rotated: one token of
-// each sequence in decode, whole chunks in prefill.
+// Writes the key and value factors of a step's new tokens into pages of bfloat16 or float32, B_K rotated: one
+// token of each sequence in decode, whole chunks in prefill. For every rank and head_dim.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
-#include "engine/backend/cuda/decode_attention.h"
-
 namespace t6::cuda {
 
 struct StoreCall {
-  DecodeShape shape;
+  int n_heads = 0, head_dim = 0, rotary_dim = 0;
+  int rank_k = 0, rank_v = 0;
+  int q_elements = 0;  // of qkv's row before A_K
+  // The page: PageLayout's offsets, in bytes.
+  bool is_f32 = false;
+  int64_t page_bytes = 0, bk = 0, ak = 0, bv = 0, av = 0;
   void* pages = nullptr;
-  const float* qkv = nullptr;          // [n_rows][qkv_elements]
+  const float* qkv = nullptr;          // [n_rows][q_elements + (rank_k + rank_v)(h + d)]
   const int32_t* positions = nullptr;  // [n_rows]
-  const int32_t* slots = nullptr;      // [n_rows] page id * 64 + offset; no two alike
+  const int32_t* slots = nullptr;      // [n_rows] page id * 64 + offset, no two alike; -1: no row
   const float* cos = nullptr;          // [max_positions][rotary_dim / 2]
   const float* sin = nullptr;
   int n_rows = 0;
+  // Launched on a programmatic edge, it starts before the kernel in front is done, but reads nothing of it
+  // before.
+  bool overlaps_prior = true;
 };
 
-// On a programmatic edge: reads nothing before the kernel in front is done.
 cudaError_t LaunchStoreFactors(const StoreCall& call, cudaStream_t stream);
 
 }  // namespace t6::cuda

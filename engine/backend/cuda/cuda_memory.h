@@ -1,0 +1,59 @@
+// Memory of the device and pinned memory of the host that free themselves. Allocating synchronises: at load
+// and Reserve only, never in a step.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "engine/backend/cuda/cuda_status.h"
+
+namespace t6::cuda {
+
+enum class MemoryKind { kDevice, kPinned };
+
+template <MemoryKind kKind>
+class CudaMemory {
+ public:
+  CudaMemory() = default;
+  CudaMemory(CudaMemory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+  CudaMemory& operator=(CudaMemory&& other) noexcept {
+    std::swap(data_, other.data_), std::swap(size_, other.size_);
+    return *this;
+  }
+  ~CudaMemory() {
+    if (data_ == nullptr) return;
+    kKind == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
+  }
+
+  // Not initialised. What was there before is freed first.
+  Status Allocate(size_t bytes) {
+    *this = CudaMemory();
+    bytes = std::max<size_t>(bytes, 16);
+    if constexpr (kKind == MemoryKind::kDevice) {
+      T6_RETURN_IF_CUDA_ERROR(cudaMalloc(&data_, bytes));
+    } else {
+      T6_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&data_, bytes, cudaHostAllocDefault));
+    }
+    size_ = bytes;
+    return absl::OkStatus();
+  }
+
+  size_t size() const { return size_; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+using DeviceMemory = CudaMemory<MemoryKind::kDevice>;
+using PinnedMemory = CudaMemory<MemoryKind::kPinned>;
+
+}  // namespace t6::cuda

@@ -1,0 +1,339 @@
+#include "engine/backend/cuda/tpa_attention.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+
+#include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/store_factors.h"
+#include "engine/base/check.h"
+
+namespace t6::cuda {
+namespace {
+
+int PowerOfTwoFrom(int n, int most) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return std::min(power, most);
+}
+
+// Where a step's arrays lie in one block of int32: a function of the capacities alone, so that pointers in a
+// captured graph stay true for every step with the same ones.
+struct StepArrays {
+  StepArrays(int rows, int sequences) {
+    const auto take = [this](int n) { return std::exchange(page_ids, page_ids + n); };
+    n_sequences = take(1), n_rows = take(1);
+    row_begin = take(sequences + 1), context_len = take(sequences), page_begin = take(sequences + 1);
+    positions = take(rows), slots = take(rows);
+    page_ids = (page_ids + 3) / 4 * 4;
+  }
+  int n_sequences, n_rows, row_begin, context_len, page_begin, positions, slots;
+  int page_ids = 0;  // last: a step copies as many as it has
+};
+
+// Of the largest step.
+int64_t MaxTotalPages(const StepLimits& limits) {
+  const int64_t pages = (static_cast<int64_t>(limits.max_context) + kPageTokens - 1) / kPageTokens;
+  return pages * limits.max_sequences;
+}
+size_t StepBytes(const StepLimits& limits) {
+  const StepArrays arrays(limits.max_rows, limits.max_sequences);
+  // One page id more for each sequence: a plan may list one beyond what its context needs.
+  return (static_cast<size_t>(arrays.page_ids) + MaxTotalPages(limits) + limits.max_sequences) *
+         sizeof(int32_t);
+}
+
+DecodeShape ShapeOf(const AttentionSpec& spec) {
+  return {.n_heads = spec.n_heads,
+          .head_dim = spec.head_dim,
+          .rank = spec.k.rank,
+          .rank_q = spec.full_query ? 0 : spec.q.rank,
+          .rotary_dim = spec.rotary_dim,
+          .logit_scale = spec.logit_scale(),
+          .head_norm = spec.head_norm,
+          .head_norm_eps = spec.head_norm_eps};
+}
+
+// The decode kernels' layouts for few sequences and for many; none where they do not cover the spec.
+struct DecodeConfigs {
+  std::optional<DecodeAttentionConfig> few, many;
+
+  DecodeConfigs() = default;
+  DecodeConfigs(const AttentionSpec& spec, int n_sms, int max_shared) {
+    const bool contextual = spec.k.a == HeadFactor::kContextual && spec.k.b == DimFactor::kContextual &&
+                            spec.v.a == HeadFactor::kContextual && spec.v.b == DimFactor::kContextual;
+    if (!contextual || spec.k.rank != spec.v.rank) return;
+    few = DecodeAttentionConfig::Make(ShapeOf(spec), n_sms, max_shared, 1);
+    many = DecodeAttentionConfig::Make(ShapeOf(spec), n_sms, max_shared, 1 << 20);
+  }
+  const DecodeAttentionConfig& For(int n_sequences) const {
+    return n_sequences < kManySequences ? *few : *many;
+  }
+  int n_blocks() const { return few ? std::max(few->n_blocks, many->n_blocks) : 0; }
+};
+
+// Everything that Reserve allocates for the decode kernels, as offsets into one block of device memory.
+struct DecodeWorkspace {
+  DecodeWorkspace(const StepLimits& limits, const AttentionSpec& spec, int n_blocks, int fixed_split_pages) {
+    const size_t segments =
+        n_blocks == 0 ? 0
+                      : MaxSegments(n_blocks, limits.max_sequences, MaxTotalPages(limits), fixed_split_pages);
+    const auto take = [this](size_t bytes) {
+      return std::exchange(total, (total + bytes + 255) / 256 * 256);
+    };
+    out = take(segments * spec.n_heads * spec.head_dim * sizeof(float));
+    max_sum = take(segments * spec.n_heads * sizeof(float2));
+    plan_segments = take(segments * sizeof(DecodeSegment));
+    sequences = take(limits.max_sequences * sizeof(DecodeSequence));
+    blocks = take(n_blocks * sizeof(DecodeBlock));
+    units = take((static_cast<size_t>(limits.max_sequences) + 1) * sizeof(int32_t));
+  }
+  size_t out, max_sum, plan_segments, sequences, blocks, units;
+  size_t total = 0;
+};
+
+class TpaAttentionImpl final : public TpaAttention {
+ public:
+  TpaAttentionImpl(TpaAttentionOptions options, int n_sms, int max_shared)
+      : options_(std::move(options)), n_sms_(n_sms), max_shared_(max_shared) {}
+
+  ~TpaAttentionImpl() override {
+    for (Staging& s : staging_) {
+      if (s.copied != nullptr) cudaEventDestroy(s.copied);
+    }
+  }
+
+  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
+    size_t bytes =
+        StepBytes(limits) + Workspace(limits, spec, DecodeConfigs(spec, n_sms_, max_shared_)).total;
+    for (const auto* path : {&options_.multi_row, &options_.general}) {
+      if (*path != nullptr) bytes += (*path)->WorkspaceBytes(limits, spec);
+    }
+    return bytes;
+  }
+
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec) override;
+  Status Plan(const StepPlan& plan, const AttentionSpec& spec) override;
+  Status Store(const StoreFactorsParams& params) override;
+  Status Run(const TpaAttentionParams& params) override;
+
+  const AttentionStep& step() const override { return step_; }
+  int64_t graph_key() const override {
+    if (has_multi_row_) return 0;
+    return (static_cast<int64_t>(step_.row_capacity) << 32) | step_.sequence_capacity;
+  }
+
+ private:
+  struct Staging {
+    PinnedMemory memory;
+    cudaEvent_t copied = nullptr;
+    bool in_use = false;
+  };
+
+  DecodeWorkspace Workspace(const StepLimits& limits, const AttentionSpec& spec,
+                            const DecodeConfigs& configs) const {
+    return {limits, spec, configs.n_blocks(), options_.fixed_split_pages};
+  }
+  Status CheckPlan(const StepPlan& plan) const;
+  Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
+  Status LaunchPlan();
+  StatusOr<const PageMaps*> MapsOf(const LayerPages& pages);
+  Status RunDecode(const TpaAttentionParams& params);
+  Status RunPath(const TpaAttentionParams& params, int min_rows);
+
+  TpaAttentionOptions options_;
+  const int n_sms_, max_shared_;
+  StepLimits limits_;
+  DecodeConfigs configs_;
+  DecodePlan plan_;  // of the largest grid
+  DecodePartials partials_;
+  DeviceMemory workspace_, arrays_;
+  std::array<Staging, 2> staging_;
+  int turn_ = 0;
+  AttentionStep step_;
+  bool has_one_row_ = false, has_multi_row_ = false;
+  bool stored_since_plan_ = false;
+  std::unordered_map<const void*, std::pair<int32_t, PageMaps>> maps_;  // by a layer's first page
+};
+
+Status TpaAttentionImpl::Reserve(const StepLimits& limits, const AttentionSpec& spec) {
+  limits_ = limits;
+  configs_ = DecodeConfigs(spec, n_sms_, max_shared_);
+  maps_.clear();
+  const DecodeWorkspace offsets = Workspace(limits, spec, configs_);
+  T6_RETURN_IF_ERROR(workspace_.Allocate(offsets.total));
+  T6_RETURN_IF_ERROR(arrays_.Allocate(StepBytes(limits)));
+  for (Staging& s : staging_) {
+    T6_RETURN_IF_ERROR(s.memory.Allocate(StepBytes(limits)));
+    if (s.copied == nullptr) {
+      T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
+    }
+    s.in_use = false;
+  }
+  auto* base = workspace_.as<uint8_t>();
+  partials_ = {reinterpret_cast<float*>(base + offsets.out),
+               reinterpret_cast<float2*>(base + offsets.max_sum)};
+  plan_ = {.segments = reinterpret_cast<DecodeSegment*>(base + offsets.plan_segments),
+           .sequences = reinterpret_cast<DecodeSequence*>(base + offsets.sequences),
+           .blocks = reinterpret_cast<DecodeBlock*>(base + offsets.blocks),
+           .unit_begin = reinterpret_cast<int32_t*>(base + offsets.units),
+           .n_blocks = configs_.n_blocks(),
+           .fixed_split_pages = options_.fixed_split_pages};
+  for (const auto* path : {&options_.multi_row, &options_.general}) {
+    if (*path != nullptr) T6_RETURN_IF_ERROR((*path)->Reserve(limits, spec));
+  }
+  return absl::OkStatus();
+}
+
+Status TpaAttentionImpl::CheckPlan(const StepPlan& plan) const {
+  if (plan.n_rows() > limits_.max_rows || plan.n_sequences() > limits_.max_sequences) {
+    return Internal("a step of {} rows and {} sequences; {} and {} are reserved", plan.n_rows(),
+                    plan.n_sequences(), limits_.max_rows, limits_.max_sequences);
+  }
+  const int64_t most = MaxTotalPages(limits_) + limits_.max_sequences;
+  if (static_cast<int64_t>(plan.page_ids.size()) > most) {
+    return Internal("a step with {} page ids; {} are reserved", plan.page_ids.size(), most);
+  }
+  return absl::OkStatus();
+}
+
+// One copy: the arrays lie side by side, the page ids last.
+Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const StepArrays& arrays) {
+  Staging& staging = staging_[turn_ ^= 1];
+  if (staging.in_use) T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(staging.copied));
+  auto* to = staging.memory.as<int32_t>();
+  const auto put = [to](int offset, const std::vector<int32_t>& from) {
+    if (!from.empty()) std::memcpy(to + offset, from.data(), from.size() * sizeof(int32_t));
+  };
+  to[arrays.n_sequences] = plan.n_sequences(), to[arrays.n_rows] = plan.n_rows();
+  put(arrays.row_begin, plan.row_begin), put(arrays.context_len, plan.context_len);
+  put(arrays.page_begin, plan.page_begin), put(arrays.page_ids, plan.page_ids);
+  put(arrays.positions, plan.positions), put(arrays.slots, plan.slots);
+  for (int row = plan.n_rows(); row < step_.row_capacity; ++row) {
+    to[arrays.positions + row] = 0, to[arrays.slots + row] = -1;
+  }
+  const size_t bytes = (arrays.page_ids + plan.page_ids.size()) * sizeof(int32_t);
+  T6_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(arrays_.as<void>(), to, bytes, cudaMemcpyHostToDevice, options_.stream));
+  T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(staging.copied, options_.stream));
+  staging.in_use = true;
+  return absl::OkStatus();
+}
+
+Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& /*spec*/) {
+  T6_RETURN_IF_ERROR(CheckPlan(plan));
+  step_ = {};
+  step_.plan = &plan;
+  has_one_row_ = has_multi_row_ = stored_since_plan_ = false;
+  if (plan.n_rows() == 0) return absl::OkStatus();
+  for (int s = 0; s < plan.n_sequences(); ++s) {
+    const int rows = plan.row_begin[s + 1] - plan.row_begin[s];
+    has_one_row_ |= rows == 1, has_multi_row_ |= rows > 1;
+  }
+  step_.row_capacity = PowerOfTwoFrom(plan.n_rows(), limits_.max_rows);
+  step_.sequence_capacity = PowerOfTwoFrom(plan.n_sequences(), limits_.max_sequences);
+  const StepArrays arrays(step_.row_capacity, step_.sequence_capacity);
+  const auto* base = arrays_.as<int32_t>();
+  step_.n_sequences = base + arrays.n_sequences, step_.n_rows = base + arrays.n_rows;
+  step_.row_begin = base + arrays.row_begin, step_.context_len = base + arrays.context_len;
+  step_.page_begin = base + arrays.page_begin, step_.page_ids = base + arrays.page_ids;
+  step_.positions = base + arrays.positions, step_.slots = base + arrays.slots;
+  T6_RETURN_IF_ERROR(CopyStep(plan, arrays));
+  return has_one_row_ && configs_.few ? LaunchPlan() : absl::OkStatus();
+}
+
+Status TpaAttentionImpl::LaunchPlan() {
+  plan_.n_blocks = configs_.For(step_.sequence_capacity).n_blocks;
+  T6_RETURN_IF_CUDA_ERROR(LaunchDecodePlan({.n_sequences = step_.n_sequences,
+                                            .context_len = step_.context_len,
+                                            .row_begin = step_.row_begin,
+                                            .page_begin = step_.page_begin,
+                                            .page_ids = step_.page_ids,
+                                            .max_sequences = step_.sequence_capacity},
+                                           plan_, options_.stream));
+  return absl::OkStatus();
+}
+
+Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
+  const AttentionSpec& spec = *params.spec;
+  const PageLayout& layout = *params.pages.layout;
+  const auto offset = [&](PartName name) { return static_cast<int64_t>(layout.part(name).offset); };
+  StoreCall call;
+  call.n_heads = spec.n_heads, call.head_dim = spec.head_dim, call.rotary_dim = spec.rotary_dim;
+  call.rank_k = spec.k.rank, call.rank_v = spec.v.rank, call.q_elements = spec.q_elements();
+  call.is_f32 = layout.dtype() == DType::kF32;
+  call.page_bytes = static_cast<int64_t>(layout.page_bytes());
+  call.bk = offset(PartName::kBK), call.ak = offset(PartName::kAK);
+  call.bv = offset(PartName::kBV), call.av = offset(PartName::kAV);
+  call.pages = params.pages.base, call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
+  call.positions = step_.positions, call.slots = step_.slots, call.n_rows = step_.row_capacity;
+  // The first launch after the plan is an ordinary one, so that the plan is complete for all behind it.
+  call.overlaps_prior = std::exchange(stored_since_plan_, true);
+  T6_RETURN_IF_CUDA_ERROR(LaunchStoreFactors(call, options_.stream));
+  return absl::OkStatus();
+}
+
+Status TpaAttentionImpl::Run(const TpaAttentionParams& params) {
+  if (step_.row_capacity == 0) return absl::OkStatus();
+  if (!configs_.few || params.pages.layout->dtype() != DType::kBF16) return RunPath(params, 1);
+  if (has_one_row_) T6_RETURN_IF_ERROR(RunDecode(params));
+  return has_multi_row_ ? RunPath(params, 2) : absl::OkStatus();
+}
+
+Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
+  DecodeCall call;
+  call.config = &configs_.For(step_.sequence_capacity);
+  T6_ASSIGN_OR_RETURN(call.maps, MapsOf(params.pages));
+  call.plan = plan_, call.page_ids = step_.page_ids;
+  call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
+  call.head_norm_weight = params.head_norm_weight;
+  call.partials = partials_, call.out = params.out;
+  call.max_sequences = step_.sequence_capacity;
+  call.overlaps_prior = stored_since_plan_;
+  T6_RETURN_IF_CUDA_ERROR(LaunchDecodeAttention(call, options_.stream));
+  return absl::OkStatus();
+}
+
+Status TpaAttentionImpl::RunPath(const TpaAttentionParams& params, int min_rows) {
+  const DType pages = params.pages.layout->dtype();
+  if (min_rows > 1 && options_.multi_row != nullptr &&
+      options_.multi_row->Supports(*params.spec, pages).ok()) {
+    return options_.multi_row->Run(params, step_, min_rows, options_.stream);
+  }
+  if (options_.general == nullptr) {
+    return Unimplemented(
+        "no kernel of this device attends with {} heads of {}, ranks {} and {}, {} pages, {}",
+        params.spec->n_heads, params.spec->head_dim, params.spec->k.rank, params.spec->v.rank, NameOf(pages),
+        min_rows > 1 ? "several rows of a sequence" : "one row of a sequence");
+  }
+  T6_RETURN_IF_ERROR(options_.general->Supports(*params.spec, pages));
+  return options_.general->Run(params, step_, min_rows, options_.stream);
+}
+
+StatusOr<const PageMaps*> TpaAttentionImpl::MapsOf(const LayerPages& pages) {
+  auto [at, is_new] = maps_.try_emplace(pages.base);
+  if (is_new || at->second.first != pages.n_pages) {
+    T6_RETURN_IF_CUDA_ERROR(MakePageMaps(configs_.few->shape, pages.base, pages.n_pages, &at->second.second));
+    at->second.first = pages.n_pages;
+  }
+  return &at->second.second;
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<TpaAttention>> TpaAttention::Make(TpaAttentionOptions options) {
+  int device = 0, n_sms = 0, max_shared = 0;
+  T6_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device));
+  T6_RETURN_IF_CUDA_ERROR(
+      cudaDeviceGetAttribute(&max_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+  return std::unique_ptr<TpaAttention>(
+      std::make_unique<TpaAttentionImpl>(std::move(options), n_sms, max_shared));
+}
+
+}  // namespace t6::cuda
