@@ -57,8 +57,8 @@ StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config, const ResolvedConfig
   MemoryPlan plan;
   plan.available_bytes = backend.info().memory_available;
   plan.weight_bytes = T6Model::WeightBytes(spec, resolved.compute, limits.max_context);
-  plan.workspace_bytes =
-      T6Model::WorkspaceBytes(spec, limits) + backend.WorkspaceBytes(limits, spec.attention, spec.width);
+  plan.workspace_bytes = T6Model::WorkspaceBytes(spec, limits, backend.activation_dtype(resolved.compute)) +
+                         backend.WorkspaceBytes(limits, spec.attention, spec.width);
   plan.page_bytes = layout.page_bytes() * static_cast<size_t>(spec.n_layers);
 
   const size_t fixed = plan.weight_bytes + plan.workspace_bytes;

@@ -50,6 +50,8 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual const DeviceInfo& info() const = 0;
+  // What attention and SwiGLU hand to the product that follows, where products are in `compute` type.
+  virtual DType activation_dtype(DType compute) const = 0;
 
   // --- load time
   // -----------------------------------------------------------------------------------------------
@@ -67,6 +69,8 @@ class Backend {
   // ------------------------------------------------------------------------------------------------ Reads
   // the plan (it must stay unchanged until the step is done) and divides attention's work.
   virtual Status BeginStep(const StepPlan& plan, const AttentionSpec& spec) = 0;
+  // The plan's output rows in the device's memory, for ProjectParams::row_index.  // [n_outputs]
+  virtual const int32_t* output_rows() const = 0;
   // The plan's copies, then its clears, in every layer.
   virtual Status CopyAndClearPages(const CopyPagesParams& params) = 0;
   virtual Status Embed(const EmbedParams& params) = 0;

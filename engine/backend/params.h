@@ -39,15 +39,19 @@ struct RmsNorm {
   const float* weight = nullptr;  // [k], or null for a norm without weight
 };
 
-// out = epilogue(norm(in) W^T). in and out must not overlap.
+// out = epilogue(norm(in) W^T). in and out must not overlap. The residual stream, projections and logits are
+// float32; what one product hands to the next may be Backend::activation_dtype().
 struct ProjectParams {
-  const float* in = nullptr;           // [n_in_rows, k]
+  const void* in = nullptr;  // [n_in_rows, k] of in_dtype
+  DType in_dtype = DType::kF32;
   const int32_t* row_index = nullptr;  // [n_rows] rows of `in` to take, or null: the first n_rows
   int n_rows = 0;
   RmsNorm norm;
   const PackedMatrix* weight = nullptr;  // [n, k]
   Epilogue epilogue = Epilogue::kStore;
-  float* out = nullptr;  // [n_rows, n], or [n_rows, n / 2] for kSwiGlu
+  void* out = nullptr;  // [n_rows, n], or [n_rows, n / 2] for kSwiGlu, of out_dtype
+  DType out_dtype = DType::kF32;
+  const PackedMatrix* next_weight = nullptr;  // the product's that follows: a device may fetch it ahead
 };
 
 struct EmbedParams {
@@ -84,7 +88,8 @@ struct TpaAttentionParams {
   const float* sin = nullptr;
   LayerPages pages;
   const float* head_norm_weight = nullptr;  // [d] when spec.head_norm
-  float* out = nullptr;                     // [n_rows, h * d]
+  void* out = nullptr;                      // [n_rows, h * d] of out_dtype
+  DType out_dtype = DType::kF32;
 };
 
 struct CopyPagesParams {

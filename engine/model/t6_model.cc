@@ -32,10 +32,11 @@ size_t T6Model::WeightBytes(const ModelSpec& spec, DType compute, int max_contex
   return packed + embedding + 2 * RopeBytes(spec, max_context);
 }
 
-size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits) {
-  const size_t row = static_cast<size_t>(spec.width) + spec.attention.qkv_elements() + HiddenWidth(spec);
-  return (row * limits.max_rows + (static_cast<size_t>(spec.vocab_size) + 1) * limits.max_outputs) *
-         sizeof(float);
+size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType activation) {
+  const size_t row_floats = static_cast<size_t>(spec.width) + spec.attention.qkv_elements();
+  const size_t row_bytes = row_floats * sizeof(float) + HiddenWidth(spec) * SizeOf(activation);
+  return row_bytes * limits.max_rows +
+         static_cast<size_t>(spec.vocab_size) * limits.max_outputs * sizeof(float);
 }
 
 StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSpec& spec,
@@ -46,7 +47,7 @@ StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSp
   T6_RETURN_IF_ERROR(model->LoadWeights(tensors, compute, progress));
   T6_RETURN_IF_ERROR(model->LoadRope(limits.max_context));
   T6_RETURN_IF_ERROR(backend->Reserve(limits, spec.attention, spec.width));
-  T6_RETURN_IF_ERROR(model->AllocateActivations(limits));
+  T6_RETURN_IF_ERROR(model->AllocateActivations(limits, backend->activation_dtype(compute)));
   return model;
 }
 
@@ -110,15 +111,15 @@ Status T6Model::LoadRope(int max_context) {
   return backend_->Upload(sin_->data(), table.sin.data(), bytes);
 }
 
-Status T6Model::AllocateActivations(const StepLimits& limits) {
-  const auto floats = [&](size_t rows, size_t width) {
-    return backend_->Allocate(rows * width * sizeof(float));
+Status T6Model::AllocateActivations(const StepLimits& limits, DType activation) {
+  const auto allocate = [&](size_t rows, size_t width, DType dtype) {
+    return backend_->Allocate(rows * width * SizeOf(dtype));
   };
-  T6_ASSIGN_OR_RETURN(x_, floats(limits.max_rows, spec_.width));
-  T6_ASSIGN_OR_RETURN(qkv_, floats(limits.max_rows, spec_.attention.qkv_elements()));
-  T6_ASSIGN_OR_RETURN(hidden_, floats(limits.max_rows, HiddenWidth(spec_)));
-  T6_ASSIGN_OR_RETURN(output_index_, floats(limits.max_outputs, 1));
-  T6_ASSIGN_OR_RETURN(logits_, floats(limits.max_outputs, spec_.vocab_size));
+  activation_dtype_ = activation;
+  T6_ASSIGN_OR_RETURN(x_, allocate(limits.max_rows, spec_.width, DType::kF32));
+  T6_ASSIGN_OR_RETURN(qkv_, allocate(limits.max_rows, spec_.attention.qkv_elements(), DType::kF32));
+  T6_ASSIGN_OR_RETURN(hidden_, allocate(limits.max_rows, HiddenWidth(spec_), activation));
+  T6_ASSIGN_OR_RETURN(logits_, allocate(limits.max_outputs, spec_.vocab_size, DType::kF32));
   return {};
 }
 
@@ -126,18 +127,20 @@ Status T6Model::Forward(const StepPlan& plan, FactorCache& cache) {
   T6_RETURN_IF_ERROR(cache.CopyAndClear());
   T6_RETURN_IF_ERROR(backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
   for (int i = 0; i < spec_.n_layers; ++i) {
-    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i)));
+    const PackedMatrix* next = i + 1 < spec_.n_layers ? layers_[i + 1].qkv.get() : head_.get();
+    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i), next));
   }
   return plan.n_outputs() > 0 ? Logits(plan) : Status();
 }
 
 // x += attn(norm(x)); x += mlp(norm(x)).
-Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages) {
+Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages,
+                             const PackedMatrix* next) {
   const RmsNorm norm{.enabled = true, .eps = spec_.norm_eps};
   const int rows = plan.n_rows();
   float* x = x_->as<float>();
   float* qkv = qkv_->as<float>();
-  float* hidden = hidden_->as<float>();
+  void* hidden = hidden_->data();
   const float* cos = cos_->as<float>();
   const float* sin = sin_->as<float>();
   const AttentionSpec* attention = &spec_.attention;
@@ -147,7 +150,8 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .norm = norm,
                                         .weight = layer.qkv.get(),
                                         .epilogue = Epilogue::kStore,
-                                        .out = qkv}));
+                                        .out = qkv,
+                                        .next_weight = layer.attn_out.get()}));
   T6_RETURN_IF_ERROR(
       backend_->StoreFactors({.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages}));
   T6_RETURN_IF_ERROR(
@@ -157,37 +161,42 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                               .sin = sin,
                               .pages = pages,
                               .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
-                              .out = hidden}));
+                              .out = hidden,
+                              .out_dtype = activation_dtype_}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = hidden,
+                                        .in_dtype = activation_dtype_,
                                         .n_rows = rows,
                                         .norm = {},
                                         .weight = layer.attn_out.get(),
                                         .epilogue = Epilogue::kAdd,
-                                        .out = x}));
+                                        .out = x,
+                                        .next_weight = layer.gate_up.get()}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = x,
                                         .n_rows = rows,
                                         .norm = norm,
                                         .weight = layer.gate_up.get(),
                                         .epilogue = Epilogue::kSwiGlu,
-                                        .out = hidden}));
+                                        .out = hidden,
+                                        .out_dtype = activation_dtype_,
+                                        .next_weight = layer.mlp_out.get()}));
   return backend_->Project({.in = hidden,
+                            .in_dtype = activation_dtype_,
                             .n_rows = rows,
                             .norm = {},
                             .weight = layer.mlp_out.get(),
                             .epilogue = Epilogue::kAdd,
-                            .out = x});
+                            .out = x,
+                            .next_weight = next});
 }
 
 Status T6Model::Logits(const StepPlan& plan) {
-  const size_t bytes = plan.output_rows.size() * sizeof(int32_t);
-  T6_RETURN_IF_ERROR(backend_->Upload(output_index_->data(), plan.output_rows.data(), bytes));
-  return backend_->Project({.in = x_->as<float>(),
-                            .row_index = output_index_->as<int32_t>(),
+  return backend_->Project({.in = x_->data(),
+                            .row_index = backend_->output_rows(),
                             .n_rows = plan.n_outputs(),
                             .norm = {.enabled = true, .eps = spec_.norm_eps},
                             .weight = head_.get(),
                             .epilogue = Epilogue::kStore,
-                            .out = logits_->as<float>()});
+                            .out = logits_->data()});
 }
 
 }  // namespace t6

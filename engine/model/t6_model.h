@@ -26,7 +26,7 @@ class T6Model {
 
   // Bytes that Load will allocate, for the memory plan.
   static size_t WeightBytes(const ModelSpec& spec, DType compute, int max_context);
-  static size_t WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits);
+  static size_t WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType activation);
 
   // Computes the plan's rows, stores their factors in `cache`, and leaves the logits of the plan's output
   // rows. BeginStep was called with this plan.
@@ -48,22 +48,24 @@ class T6Model {
   Status LoadWeights(const TensorSource& tensors, DType compute, const std::function<void(double)>& progress);
   Status LoadLayer(const TensorSource& tensors, DType compute, int index);
   Status LoadRope(int max_context);
-  Status AllocateActivations(const StepLimits& limits);
-  Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages);
+  Status AllocateActivations(const StepLimits& limits, DType activation);
+  // `next`: the weight that the layer's last product is followed by.
+  Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages,
+                      const PackedMatrix* next);
   Status Logits(const StepPlan& plan);
 
   Backend* backend_;
   ModelSpec spec_;
   std::vector<Layer> layers_;
   DType embedding_dtype_ = DType::kF32;
-  std::unique_ptr<DeviceBuffer> embedding_;     // [vocab, D] in the checkpoint's type
-  std::unique_ptr<PackedMatrix> head_;          // [vocab, D]
-  std::unique_ptr<DeviceBuffer> cos_, sin_;     // [max_context, rotary_dim / 2]
-  std::unique_ptr<DeviceBuffer> x_;             // [rows, D] residual stream
-  std::unique_ptr<DeviceBuffer> qkv_;           // [rows, qkv_elements]
-  std::unique_ptr<DeviceBuffer> hidden_;        // [rows, max(h * d, mlp_width)]
-  std::unique_ptr<DeviceBuffer> output_index_;  // [outputs]
-  std::unique_ptr<DeviceBuffer> logits_;        // [outputs, vocab]
+  DType activation_dtype_ = DType::kF32;
+  std::unique_ptr<DeviceBuffer> embedding_;  // [vocab, D] in the checkpoint's type
+  std::unique_ptr<PackedMatrix> head_;       // [vocab, D]
+  std::unique_ptr<DeviceBuffer> cos_, sin_;  // [max_context, rotary_dim / 2]
+  std::unique_ptr<DeviceBuffer> x_;          // [rows, D] residual stream
+  std::unique_ptr<DeviceBuffer> qkv_;        // [rows, qkv_elements]
+  std::unique_ptr<DeviceBuffer> hidden_;     // [rows, max(h * d, mlp_width)] of activation_dtype_
+  std::unique_ptr<DeviceBuffer> logits_;     // [outputs, vocab]
 };
 
 }  // namespace t6

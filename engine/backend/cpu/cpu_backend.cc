@@ -78,6 +78,7 @@ class CpuBackend final : public Backend {
   }
 
   const DeviceInfo& info() const override { return info_; }
+  DType activation_dtype(DType) const override { return DType::kF32; }
 
   StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
     T6_ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::Allocate(bytes));
@@ -112,6 +113,8 @@ class CpuBackend final : public Backend {
     attention_->Plan(plan, spec);
     return absl::OkStatus();
   }
+
+  const int32_t* output_rows() const override { return plan_->output_rows.data(); }
 
   Status CopyAndClearPages(const CopyPagesParams& params) override;
   Status Embed(const EmbedParams& params) override;

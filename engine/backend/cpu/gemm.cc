@@ -189,7 +189,8 @@ void GemmImpl::PrepareRows(const ProjectParams& p, T* prepared) {
   const auto prepare = [&](int first, int end) {
     for (int r = first; r < end; ++r) {
       const size_t source = p.row_index != nullptr ? p.row_index[r] : r;
-      PrepareRow(p.in + source * k, k, k_padded, p.norm, prepared + static_cast<size_t>(r) * k_padded);
+      PrepareRow(static_cast<const float*>(p.in) + source * k, k, k_padded, p.norm,
+                 prepared + static_cast<size_t>(r) * k_padded);
     }
   };
   const int rows_per_task = std::max(1, kInlineWork / k_padded);
@@ -253,7 +254,7 @@ void GemmImpl::ProjectUnit(const ProjectParams& p, const Job& job, int unit, int
   for (int row = first_row; row < end_row; row += kTileRows) {
     finish.n_rows = std::min(kTileRows, end_row - row);
     MultiplyTile(job, unit, row, finish.n_rows, tile, worker);
-    finish.out = p.out + row * finish.out_stride + unit * kBlockColumns;
+    finish.out = static_cast<float*>(p.out) + row * finish.out_stride + unit * kBlockColumns;
     FinishTile(finish);
   }
 }

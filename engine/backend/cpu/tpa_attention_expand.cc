@@ -143,7 +143,8 @@ void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scr
             .scale = 1.0f / static_cast<float>(s.rank_v),
             .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
             .norm_eps = run.params->spec->head_norm_eps,
-            .out = run.params->out + (static_cast<size_t>(task.first_row) * s.h + task.head) * s.d,
+            .out = static_cast<float*>(run.params->out) +
+                   (static_cast<size_t>(task.first_row) * s.h + task.head) * s.d,
             .out_stride = static_cast<size_t>(s.h) * s.d});
   if (k.leave != nullptr) k.leave();
 }

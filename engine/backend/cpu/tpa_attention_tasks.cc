@@ -63,7 +63,7 @@ void FinishRow(const AttentionRun& run, int row) {
                        .scale = 1.0f / static_cast<float>(s.rank_v),
                        .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
                        .norm_eps = run.params->spec->head_norm_eps,
-                       .out = run.params->out + static_cast<size_t>(row) * s.h * s.d,
+                       .out = static_cast<float*>(run.params->out) + static_cast<size_t>(row) * s.h * s.d,
                        .out_stride = static_cast<size_t>(s.d)});
 }
 
