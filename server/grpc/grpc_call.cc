@@ -22,7 +22,9 @@ CallContext BeginCall(grpc::CallbackServerContext* context) {
   const auto id = metadata.find(kRequestId);
   call.request_id = RequestIdFrom(
       id == metadata.end() ? std::string_view() : std::string_view(id->second.data(), id->second.size()));
-  context->AddInitialMetadata(kRequestId, call.request_id);
+  // In the trailers: with a header of its own a refusal would look to gRPC's clients like an answer that has
+  // begun, which they never retry.
+  context->AddTrailingMetadata(kRequestId, call.request_id);
   // The far future stands for no deadline, and overflows when converted.
   const auto deadline = context->deadline();
   if (deadline < std::chrono::system_clock::now() + std::chrono::hours(24 * 365)) {

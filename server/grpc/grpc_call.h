@@ -23,7 +23,7 @@ struct GrpcDeps {
   mutable std::atomic<int> in_flight{0};  // calls of t6.v1
 };
 
-// Takes x-request-id from the metadata (or makes one up) and echoes it in the initial metadata.
+// Takes x-request-id from the metadata (or makes one up) and echoes it in the trailers.
 CallContext BeginCall(grpc::CallbackServerContext* context);
 // Adds grpc-retry-pushback-ms where a retry makes sense, and the field at fault as t6-error-param.
 grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context);

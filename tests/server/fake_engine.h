@@ -42,7 +42,8 @@ class FakeEngine final : public Engine {
 
   // Called in Submit, on the caller's thread, after the request was noted: may push events.
   std::function<void(const Submitted&)> on_submit;
-  Status refusal;  // not OK: what Submit answers
+  Status refusal;     // not OK: what Submit answers
+  int refusals = -1;  // so many times; below 0: always
   ModelInfo model;
 
   FakeEngine() {
@@ -92,7 +93,7 @@ class FakeEngine final : public Engine {
     Submitted submitted;
     {
       absl::MutexLock lock(&mutex_);
-      if (!refusal.ok()) return refusal;
+      if (!refusal.ok() && refusals-- != 0) return refusal;
       if (stopped_) return Unavailable("the engine admits no more");
       submitted = {std::move(request), std::make_shared<EventStream>(++last_id_)};
       submitted_.push_back(submitted);

@@ -44,8 +44,7 @@ class GrpcTest : public testing::Test {
     channel_ = NewChannel();
   }
 
-  std::shared_ptr<grpc::Channel> NewChannel() {
-    grpc::ChannelArguments arguments;
+  std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) {
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetMaxReceiveMessageSize(-1);
     return grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", server_->port()),
@@ -155,18 +154,37 @@ TEST_F(GrpcTest, BusyAndDrainingHintAtARetry) {
   }
 }
 
+// A refusal must be trailers alone: after headers gRPC's retries take a call for begun.
+TEST_F(GrpcTest, GrpcsOwnRetriesSeeARefusal) {
+  world_.engine.refusal = ResourceExhausted("the queue is full");
+  world_.engine.refusals = 2;
+  world_.engine.AnswerWith({9});
+  grpc::ChannelArguments arguments;
+  arguments.SetServiceConfigJSON(R"({"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 5,
+      "initialBackoff": "60s", "maxBackoff": "60s", "backoffMultiplier": 1,
+      "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}}]})");
+  const auto channel = NewChannel(arguments);
+  v1::CompletionResponse response;
+  grpc::ClientContext context;
+  const auto started = std::chrono::steady_clock::now();
+  const grpc::Status status =
+      v1::Completions::NewStub(channel)->CreateCompletion(&context, Ask("x", 1), &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(30)) << "the hint was not used";
+}
+
 TEST_F(GrpcTest, RequestIdsAreEchoedOrMadeUp) {
   world_.engine.AnswerWith({9});
   v1::CompletionResponse response;
   grpc::ClientContext named;
   named.AddMetadata("x-request-id", "mine-1");
   ASSERT_TRUE(Complete(Ask("x", 1), &response, &named).ok());
-  EXPECT_EQ(named.GetServerInitialMetadata().find("x-request-id")->second, "mine-1");
+  EXPECT_EQ(named.GetServerTrailingMetadata().find("x-request-id")->second, "mine-1");
   EXPECT_EQ(world_.engine.WaitForSubmit(0).request.name, "mine-1");
   grpc::ClientContext bad;
   bad.AddMetadata("x-request-id", std::string(129, 'x'));
   ASSERT_TRUE(Complete(Ask("x", 1), &response, &bad).ok());
-  const auto made = bad.GetServerInitialMetadata().find("x-request-id")->second;
+  const auto made = bad.GetServerTrailingMetadata().find("x-request-id")->second;
   EXPECT_EQ(std::string(made.data(), made.size()).substr(0, 4), "req-");
 }
 
