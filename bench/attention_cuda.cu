@@ -132,10 +132,10 @@ class Problem {
   // The relative error of a first run against float64, over the first and the last sequence.
   double Error() {
     const size_t width = static_cast<size_t>(shape_.n_heads) * shape_.head_dim;
-    MUST(cudaMemsetAsync(call_.out, 0xff, n_sequences() * width * sizeof(float), machine_.stream));
+    MUST(cudaMemsetAsync(call_.out.data, 0xff, n_sequences() * width * sizeof(float), machine_.stream));
     Launch(0, false);
     std::vector<float> out(n_sequences() * width);
-    MUST(cudaMemcpyAsync(out.data(), call_.out, out.size() * 4, cudaMemcpyDeviceToHost, machine_.stream));
+    MUST(cudaMemcpyAsync(out.data(), call_.out.data, out.size() * 4, cudaMemcpyDeviceToHost, machine_.stream));
     double* reference = arena_.Alloc<double>(width);
     std::vector<double> want(width);
     double difference = 0.0, size = 0.0;
@@ -233,7 +233,7 @@ class Problem {
     call_.qkv = qkv, call_.cos = machine_.cos, call_.sin = machine_.sin;
     call_.partials = {arena_.Alloc<float>(n_segments * shape_.n_heads * shape_.head_dim),
                       arena_.Alloc<float2>(n_segments * shape_.n_heads)};
-    call_.out = arena_.Alloc<float>(static_cast<size_t>(n) * shape_.n_heads * shape_.head_dim);
+    call_.out = {arena_.Alloc<float>(static_cast<size_t>(n) * shape_.n_heads * shape_.head_dim), false};
     call_.max_sequences = n;
   }
 

@@ -11,6 +11,7 @@
 
 #include "engine/backend/params.h"
 #include "engine/base/status.h"
+#include "engine/tensor/tensor_view.h"
 
 namespace t6 {
 

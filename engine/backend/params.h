@@ -9,7 +9,6 @@
 #include "engine/backend/page_layout.h"
 #include "engine/schedule/step_plan.h"
 #include "engine/tensor/dtype.h"
-#include "engine/tensor/tensor_view.h"
 
 namespace t6 {
 

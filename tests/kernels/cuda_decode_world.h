@@ -129,7 +129,7 @@ class CudaDecodeWorld {
     call.page_ids = page_ids.get(), call.qkv = qkv.get(), call.cos = cos.get(), call.sin = sin.get();
     call.head_norm_weight = weight.get();
     call.partials = {partials.get(), max_sum.get()};
-    call.out = out.get(), call.max_sequences = capacity, call.overlaps_prior = case_.overlaps_prior;
+    call.out = {out.get(), false}, call.max_sequences = capacity, call.overlaps_prior = case_.overlaps_prior;
 
     cudaStream_t stream;
     CudaOk(cudaStreamCreate(&stream));

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "engine/backend/cuda/attention_output.h"
 #include "engine/backend/cuda/decode_plan.h"
 
 namespace t6::cuda {
@@ -79,7 +80,7 @@ struct DecodeCall {
   const float* sin = nullptr;
   const float* head_norm_weight = nullptr;  // [d] when head_norm
   DecodePartials partials;
-  float* out = nullptr;  // [n_rows][h * d]
+  AttentionOutput out;  // [n_rows][h * d]
   int max_sequences = 0;
   // Start before the kernel in front has finished, and load pages that it does not write. Only where the
   // plan, the page table and all pages but each sequence's newest were complete before an ordinary launch in

@@ -10,7 +10,7 @@ constexpr float kNoMax = -1e30f;
 struct CombineParams {
   const DecodeSequence* sequences;
   DecodePartials partials;
-  float* out;
+  AttentionOutput out;
   const float* head_norm_weight;  // null: no norm
   float head_norm_eps;
   int n_heads;
@@ -104,7 +104,9 @@ __global__ void __launch_bounds__(kThreads) CombinePartials(const __grid_constan
     for (int i = 0; i < kNormWarps; ++i) square += squares[i];
     value *= rsqrtf(square / kDim + p.head_norm_eps) * p.head_norm_weight[column];
   }
-  if (column < kDim) p.out[(static_cast<int64_t>(sequence.row) * p.n_heads + head) * kDim + column] = value;
+  if (column < kDim) {
+    p.out.Store((static_cast<int64_t>(sequence.row) * p.n_heads + head) * kDim + column, value);
+  }
 }
 
 template <int kDim>

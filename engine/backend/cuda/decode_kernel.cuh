@@ -37,9 +37,8 @@ __device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment,
     }
     if (writes_output) {
       const float scale = 1.0f / (total * T::kRank);
-      float4* to = reinterpret_cast<float4*>(
-          p.out + (static_cast<int64_t>(segment.row) * p.n_heads + head) * T::kDim + column);
-      *to = make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale);
+      p.out.Store((static_cast<int64_t>(segment.row) * p.n_heads + head) * T::kDim + column,
+                  make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale));
     } else {
       const int64_t slot = static_cast<int64_t>(index) * p.n_heads + head;
       *reinterpret_cast<float4*>(p.partials.out + slot * T::kDim + column) = out;

@@ -15,7 +15,7 @@ struct DecodeParams {
   const float* cos;
   const float* sin;
   DecodePartials partials;
-  float* out;
+  AttentionOutput out;
   int n_heads, head_tiles;
   int rank_q, rotary_dim, qkv_elements;
   int half_rows, stage_bytes, n_stages, first_in_flight, max_in_flight;
