@@ -6,13 +6,14 @@
 
 #include <mutex>
 #include <thread>
+#include <utility>
 
 namespace t6::cli {
 namespace {
 
 struct State {
   std::mutex mutex;
-  grpc::ClientContext* running = nullptr;
+  std::function<void()> cancel;  // of what runs
   bool interrupted = false;
 };
 
@@ -34,24 +35,24 @@ void WatchInterrupts() {
       if (sigwait(&signals, &signal_number) != 0) continue;
       State& state = Shared();
       std::lock_guard lock(state.mutex);
-      if (state.running == nullptr || state.interrupted) {
+      if (!state.cancel || state.interrupted) {
         (void)!write(STDERR_FILENO, "\n", 1);
         _exit(130);
       }
       state.interrupted = true;
-      state.running->TryCancel();
+      state.cancel();
     }
   }).detach();
 }
 
-Interruptible::Interruptible(grpc::ClientContext* context) {
+Interruptible::Interruptible(std::function<void()> cancel) {
   std::lock_guard lock(Shared().mutex);
-  Shared().running = context;
+  Shared().cancel = std::move(cancel);
 }
 
 Interruptible::~Interruptible() {
   std::lock_guard lock(Shared().mutex);
-  Shared().running = nullptr;
+  Shared().cancel = nullptr;
 }
 
 bool TakeInterrupted() {

@@ -1,4 +1,4 @@
-// t6: a client for t6d, over gRPC.
+// t6: a client for t6d.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
     return kUsage;
   }
   WatchInterrupts();
+  if (options.command == "bench") return RunBench(options.arguments);
   Connection connection(options.server);
   if (options.command == "ask") return RunAsk(connection, options);
   if (options.command == "chat") return RunChat(connection, options);

@@ -4,40 +4,19 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
-#include <cmath>
-#include <functional>
 #include <string_view>
 
+#include "clients/cli/bench/bench_options.h"
+#include "clients/cli/flags.h"
 #include "clients/cli/text.h"
 
 namespace t6::cli {
 namespace {
 
-constexpr std::array kCommands = {"ask", "chat", "models", "health"};
+constexpr std::array kCommands = {"ask", "chat", "models", "health", "bench"};
 
-struct Flag {
-  std::string_view name;
-  std::string_view commands;  // which accept it
-  bool takes_value;
-  // Returns what is wrong with the value, or nothing.
-  std::function<std::string(Options&, const std::string&)> set;
-};
-
-template <typename Number>
-std::string ParseNumber(const std::string& text, Number lowest, Number highest, std::optional<Number>& out) {
-  Number value{};
-  const char* end = text.data() + text.size();
-  auto [rest, error] = std::from_chars(text.data(), end, value);
-  if (error != std::errc() || rest != end || !(value >= lowest && value <= highest)) {
-    return fmt::format("'{}' is not a number from {} to {}", text, lowest, highest);
-  }
-  out = value;
-  return "";
-}
-
-const std::vector<Flag>& Flags() {
-  static const auto* flags = new std::vector<Flag>{
+const std::vector<Flag<Options>>& Flags() {
+  static const auto* flags = new std::vector<Flag<Options>>{
       {"--server", "ask chat models health", true,
        [](Options& o, const std::string& v) {
          o.server = v;
@@ -59,11 +38,6 @@ const std::vector<Flag>& Flags() {
   return *flags;
 }
 
-bool Accepts(const Flag& flag, const std::string& command) {
-  size_t at = flag.commands.find(command);
-  return at != std::string_view::npos;
-}
-
 std::string CheckWhole(const Options& options) {
   const std::string& command = options.command;
   size_t n = options.arguments.size();
@@ -83,32 +57,12 @@ std::string CheckWhole(const Options& options) {
   return "";
 }
 
-// Takes the flag at `at` and its value, and moves `at` to the last of the two.
-std::string TakeFlag(const std::vector<std::string>& arguments, size_t& at, Options& options) {
-  const std::string& argument = arguments[at];
-  size_t equals = argument.find('=');
-  std::string name = argument.substr(0, equals);
-  auto flag = std::find_if(Flags().begin(), Flags().end(), [&](const Flag& f) { return f.name == name; });
-  if (flag == Flags().end()) return fmt::format("unknown flag '{}'", name);
-  if (!Accepts(*flag, options.command)) return fmt::format("{} has no flag '{}'", options.command, name);
-  std::string value;
-  if (equals != std::string::npos) {
-    if (!flag->takes_value) return fmt::format("{} takes no value", name);
-    value = argument.substr(equals + 1);
-  } else if (flag->takes_value) {
-    if (++at == arguments.size()) return fmt::format("{} needs a value", name);
-    value = arguments[at];
-  }
-  std::string error = flag->set(options, value);
-  return error.empty() ? "" : fmt::format("{}: {}", name, error);
-}
-
 }  // namespace
 
 ParseResult Parse(const std::vector<std::string>& arguments) {
   ParseResult result;
   Options& options = result.options;
-  if (arguments.empty()) return {{}, "what to do? One of: ask, chat, models, health"};
+  if (arguments.empty()) return {{}, "what to do? One of: ask, chat, models, health, bench"};
   for (const std::string& argument : arguments) {
     if (argument == "--") break;
     if (argument == "--help" || argument == "-h" || argument == "help") options.help = true;
@@ -116,19 +70,24 @@ ParseResult Parse(const std::vector<std::string>& arguments) {
   options.command = arguments[0];
   if (std::find(kCommands.begin(), kCommands.end(), options.command) == kCommands.end()) {
     if (!options.help) {
-      result.error = fmt::format("unknown command '{}'; one of: ask, chat, models, health", options.command);
+      result.error =
+          fmt::format("unknown command '{}'; one of: ask, chat, models, health, bench", options.command);
     }
     options.command.clear();
     return result;
   }
   if (options.help) return result;
+  if (options.command == "bench") {  // has flags of its own
+    options.arguments.assign(arguments.begin() + 1, arguments.end());
+    return result;
+  }
   bool flags_end = false;
   for (size_t i = 1; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (!flags_end && argument == "--") {
       flags_end = true;
     } else if (!flags_end && argument.size() > 1 && argument[0] == '-') {
-      result.error = TakeFlag(arguments, i, options);
+      result.error = TakeFlag(Flags(), options.command, arguments, i, options);
       if (!result.error.empty()) return result;
     } else {
       options.arguments.push_back(argument);
@@ -179,12 +138,14 @@ std::string Help(const std::string& command) {
         "  --json               as JSON\n{}",
         kServer);
   }
+  if (command == "bench") return BenchHelp();
   return "usage: t6 COMMAND [flags]\n\n"
-         "A client for t6d, over gRPC.\n\n"
+         "A client for t6d, over gRPC; bench also over HTTP.\n\n"
          "  t6 ask --document FILE \"question\" ...   ask about a document\n"
          "  t6 chat                                 talk with the model\n"
          "  t6 models                               what the server has\n"
-         "  t6 health                               whether it takes requests\n\n"
+         "  t6 health                               whether it takes requests\n"
+         "  t6 bench                                load it and measure\n\n"
          "t6 COMMAND --help says more.\n"
          "Exit codes: 0 done; 1 the server refused or failed; 2 wrong usage; 3 no server there; 130 "
          "interrupted.\n";
