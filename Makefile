@@ -26,8 +26,10 @@ serve:
 	$(call build,t6d t6)
 	@echo
 	@echo 'When it says that it listens, try in another terminal (ctrl-C here stops the server):'
+	@echo '  http://127.0.0.1:8000/ in a browser: a document beside a chat'
 	@echo '  $(BUILD)/bin/t6 ask --document README.md --stats "What is t6d?"'
 	@echo '  $(BUILD)/bin/t6 chat'
+	@echo '  $(BUILD)/bin/t6 bench'
 	@echo "  curl http://127.0.0.1:8000/v1/models"
 	@echo
 	@exec $(BUILD)/bin/t6d --model $(MODEL)
@@ -35,7 +37,7 @@ serve:
 test:
 	@./bootstrap --dev
 	$(call build)
-	@ctest --preset release -j 2
+	@ctest --preset release -j 2 -LE deploy
 
 bench:
 	@./bootstrap

@@ -7,6 +7,7 @@
 #include "server/http/completion_stream.h"
 #include "server/http/openai_replies.h"
 #include "server/http/openai_requests.h"
+#include "server/http/web_routes.h"
 
 namespace t6::server {
 namespace {
@@ -70,32 +71,11 @@ std::shared_ptr<void> Generate(GenerationHandler<Request, Response, Chunk>& hand
   return std::shared_ptr<UnaryCall>(std::move(*running));
 }
 
-constexpr char kWelcome[] =
-    "t6d serves a T6 language model.\n\n"
-    "Try:\n"
-    "  curl {base}/v1/models\n"
-    "  curl {base}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-    "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Who are you?\"}]}'\n\n"
-    "Any OpenAI client works with the base URL {base}/v1 and any key.\n"
-    "Also here: /v1/completions /tokenize /detokenize /health /livez /readyz /version /metrics\n";
-
-std::string Welcome(std::string_view host) {
-  std::string text = kWelcome;
-  // The client's own word for this server, if it is fit to be shown.
-  const bool fit =
-      !host.empty() && host.size() <= 255 &&
-      host.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:[]") ==
-          std::string_view::npos;
-  const std::string base = "http://" + std::string(fit ? host : "localhost:8000");
-  for (size_t at = text.find("{base}"); at != std::string::npos; at = text.find("{base}", at))
-    text.replace(at, 6, base);
-  return text;
-}
-
 }  // namespace
 
 HttpApi::HttpApi(const Handlers& handlers, const Admin& admin, int max_json_depth)
     : handlers_(handlers), admin_(admin), max_json_depth_(max_json_depth) {
+  AddWebRoutes(router_);
   AddAdminRoutes();
   AddModelRoutes();
 }
@@ -109,7 +89,6 @@ void HttpApi::AddAdminRoutes() {
                 });
   };
   const auto yes_or_503 = [](bool yes) { return TextReply(yes ? 200 : 503, yes ? "ok\n" : "no\n"); };
-  get("/", [](const HttpRequest& request) { return TextReply(200, Welcome(request.Header("host"))); });
   get("/health", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.accepts_requests()); });
   get("/readyz", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.ready()); });
   get("/livez", [this, yes_or_503](const HttpRequest&) {

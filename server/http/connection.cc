@@ -253,7 +253,9 @@ std::string Connection::Head(const HttpReply& reply) const {
   head.set("x-request-id", request_id_);
   if (!reply.content_type.empty()) head.set(http::field::content_type, reply.content_type);
   for (const auto& [name, value] : reply.headers) head.set(name, value);
-  if (reply.stream == nullptr) {
+  if (reply.status == 304) {
+    // Has no body; a length would be that of what the client has already.
+  } else if (reply.stream == nullptr) {
     head.content_length(reply.body.size());
   } else if (version_ == 11) {
     head.chunked(true);

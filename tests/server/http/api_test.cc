@@ -82,10 +82,6 @@ TEST_F(ApiTest, AdminRoutes) {
   const RawResponse head = Ask(Request("HEAD", "/metrics"), true);
   EXPECT_EQ(head.status, 200);
   EXPECT_EQ(head.Header("Content-Length"), std::to_string(metrics.body.size()));
-  const RawResponse page = Ask(Request("GET", "/"));
-  EXPECT_THAT(page.Header("Content-Type"), StartsWith("text/plain"));
-  EXPECT_THAT(page.body, HasSubstr("curl http://localhost/v1/models"));
-  EXPECT_THAT(Ask("GET / HTTP/1.1\r\nHost: <script>\r\n\r\n").body, HasSubstr("http://localhost:8000/v1"));
 }
 
 TEST_F(ApiTest, HealthFollowsTheDaemonsState) {
