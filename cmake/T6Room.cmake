@@ -14,6 +14,19 @@ function(t6_room name)
   add_library(t6::${name} ALIAS t6_${name})
 endfunction()
 
+# t6_device_test(NAME SOURCES ... DEPS ...): tests named after the device that they run on. Those on "cuda" bear the
+# label gpu and are known where CUDA is built.
+function(t6_device_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*cuda*" PROPERTIES TIMEOUT 300 LABELS fast)
+  if(T6_CUDA)
+    gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "*cuda*" PROPERTIES TIMEOUT 300 LABELS gpu)
+  endif()
+endfunction()
+
 # t6_test(NAME SOURCES ... DEPS ... [LABELS ...]): one GoogleTest program, each of its tests known to ctest.
 function(t6_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})

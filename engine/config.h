@@ -24,7 +24,7 @@ struct EngineConfig {
   int max_queued_requests = 1024;  // bound of the inbox and the waiting line
   int64_t max_queued_tokens = 1 << 22;
   double max_step_ms = 25.0;  // budget of estimated cost that keeps decode smooth
-  int max_step_rows = 512;    // query tokens of one step at most
+  int max_step_rows = 0;      // query tokens of one step at most; 0: what suits the device
   std::string variant;
   std::map<std::string, std::string> model_overrides;
   // Ids from here up are never sampled; 0: the whole table has text. The server sets it from the tokenizer.
@@ -57,6 +57,7 @@ struct ModelInfo {
   std::optional<int> default_top_k, default_max_new_tokens;
   std::vector<int32_t> eos_token_ids;
   MemoryPlan memory;
+  std::string why_not_cuda;  // --device auto took the CPU: what the GPU lacks, where there could be one
 };
 
 struct EngineStats {

@@ -26,8 +26,9 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
   T6_ASSIGN_OR_RETURN(p.tensors, OpenCheckpoint(config.model_directory));
   T6_ASSIGN_OR_RETURN(
       p.spec, ReadModelSpec(config.model_directory, *p.tensors, {config.variant, config.model_overrides}));
-  T6_ASSIGN_OR_RETURN(p.backend, MakeBackend({config.device, config.threads}));
-  T6_ASSIGN_OR_RETURN(p.resolved, ResolveConfig(config, p.spec));
+  T6_ASSIGN_OR_RETURN(MadeBackend made, MakeBackend({config.device, config.threads}));
+  p.backend = std::move(made.backend);
+  T6_ASSIGN_OR_RETURN(p.resolved, ResolveConfig(config, p.spec, p.backend->info()));
   T6_ASSIGN_OR_RETURN(const MemoryPlan memory, PlanMemory(config, p.resolved, p.spec, *p.backend));
   if (config.n_text_tokens < 0)
     return InvalidArgument("n_text_tokens is {}; it must not be negative", config.n_text_tokens);
@@ -45,7 +46,8 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
             .default_top_k = defaults.top_k,
             .default_max_new_tokens = defaults.max_new_tokens,
             .eos_token_ids = defaults.eos_token_ids,
-            .memory = memory};
+            .memory = memory,
+            .why_not_cuda = made.why_not_cuda};
   return p;
 }
 
@@ -56,6 +58,7 @@ EngineLoopConfig LoopConfig(const EngineConfig& config, const Prepared& p) {
   loop.scheduler.max_outputs = p.resolved.limits.max_outputs;
   loop.scheduler.max_context = p.resolved.limits.max_context;
   loop.scheduler.max_step_ms = config.max_step_ms;
+  loop.scheduler.pipeline_depth = p.backend->info().pipeline_depth;
   loop.scheduler.page_bytes = p.info.memory.page_bytes;
   loop.max_queued_requests = config.max_queued_requests;
   loop.max_queued_tokens = config.max_queued_tokens;

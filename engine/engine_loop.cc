@@ -1,5 +1,6 @@
 #include "engine/engine_loop.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace t6 {
@@ -119,39 +120,58 @@ void EngineLoop::Apply(Inbox inbox) {
   }
 }
 
-// Depth one: a step is committed before the next one is planned. A device that computes asynchronously plans
-// in between.
 void EngineLoop::Loop() {
   while (true) {
     Inbox inbox = TakeInbox();
     const bool stop = inbox.stop;
     Apply(std::move(inbox));
     if (stop) {
+      ForgetSteps();
       scheduler_.FailAll(Status(absl::StatusCode::kCancelled, "the server stopped"));
       PublishState();
       return;
     }
-    const absl::Time planned_at = absl::Now();
-    if (scheduler_.Plan(&plan_)) {
-      if (Status status = RunStep(planned_at); !status.ok()) Fail(status);
-    }
+    if (Status status = RunStep(); !status.ok()) Fail(status);
     PublishState();
   }
 }
 
-Status EngineLoop::RunStep(absl::Time planned_at) {
-  const absl::Time launched_at = absl::Now();
-  T6_RETURN_IF_ERROR(runner_->Launch(plan_));
+// Launches the next step, then waits for the oldest if as many are in flight as may be, or if there is
+// nothing to launch before its tokens are known. At depth one that is the step itself; at depth two the
+// device computes a step while the host plans the next.
+Status EngineLoop::RunStep() {
+  const absl::Time planned_at = absl::Now();
+  StepPlan& plan = plans_[next_plan_];
+  const bool launches = scheduler_.Plan(&plan);
+  if (launches) {
+    const absl::Time launched_at = absl::Now();
+    metrics_->step_plan_seconds.Increment(absl::ToDoubleSeconds(launched_at - planned_at));
+    T6_RETURN_IF_ERROR(runner_->Launch(plan));
+    launched_at_.push_back(launched_at);
+    next_plan_ = (next_plan_ + 1) % plans_.size();
+  }
+  const bool is_full = static_cast<int>(launched_at_.size()) >= config_.scheduler.pipeline_depth;
+  return is_full || (!launches && !launched_at_.empty()) ? CommitStep() : absl::OkStatus();
+}
+
+Status EngineLoop::CommitStep() {
+  const absl::Time begun_at = std::max(launched_at_.front(), last_done_at_);
+  launched_at_.pop_front();
   T6_ASSIGN_OR_RETURN(const StepResult result, runner_->Wait());
-  const absl::Time done_at = absl::Now();
-  scheduler_.Commit(result, done_at - launched_at);
-  metrics_->step_plan_seconds.Increment(absl::ToDoubleSeconds(launched_at - planned_at));
-  metrics_->step_forward_seconds.Increment(absl::ToDoubleSeconds(done_at - launched_at));
-  metrics_->step_commit_seconds.Increment(absl::ToDoubleSeconds(absl::Now() - done_at));
+  last_done_at_ = absl::Now();
+  scheduler_.Commit(result, last_done_at_ - begun_at);
+  metrics_->step_forward_seconds.Increment(absl::ToDoubleSeconds(last_done_at_ - begun_at));
+  metrics_->step_commit_seconds.Increment(absl::ToDoubleSeconds(absl::Now() - last_done_at_));
   return {};
 }
 
+// Steps in flight still write their pages: wait for them, whatever comes of it.
+void EngineLoop::ForgetSteps() {
+  for (; !launched_at_.empty(); launched_at_.pop_front()) runner_->Wait().status().IgnoreError();
+}
+
 void EngineLoop::Fail(const Status& status) {
+  ForgetSteps();
   scheduler_.FailAll(status);
   absl::MutexLock lock(&mutex_);
   health_ = status;

@@ -2,7 +2,9 @@
 // real engine gives it a ModelRunner, tests a fake. Owns the cache manager, the scheduler and the thread.
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -65,7 +67,9 @@ class EngineLoop final : public Engine {
   // What came in since the last call; sleeps while there is neither that nor anything to run.
   Inbox TakeInbox() ABSL_LOCKS_EXCLUDED(mutex_);
   void Apply(Inbox inbox);
-  Status RunStep(absl::Time planned_at);
+  Status RunStep();
+  Status CommitStep();
+  void ForgetSteps();
   void Fail(const Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   void PublishState() ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasInbox() const ABSL_SHARED_LOCKS_REQUIRED(mutex_) { return !inbox_.empty(); }
@@ -80,7 +84,10 @@ class EngineLoop final : public Engine {
   // The engine thread's own.
   CacheManager cache_;
   Scheduler scheduler_;
-  StepPlan plan_;
+  std::array<StepPlan, 2> plans_;  // the one in flight must not change while the next is made
+  size_t next_plan_ = 0;
+  std::deque<absl::Time> launched_at_;  // of the steps in flight, oldest first
+  absl::Time last_done_at_ = absl::InfinitePast();
 
   mutable absl::Mutex mutex_;
   Inbox inbox_ ABSL_GUARDED_BY(mutex_);

@@ -9,8 +9,6 @@ namespace t6 {
 namespace {
 
 constexpr int kMaxContext = 1 << 24;
-// Without --cache-bytes: half of what is left, for this is seldom the machine's only program.
-constexpr size_t kAutomaticCacheBytes = size_t{4} << 30;
 
 StatusOr<DType> ParseDType(std::string_view flag, const std::string& value) {
   if (value == "f32") return DType::kF32;
@@ -27,7 +25,8 @@ double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 }  // namespace
 
-StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSpec& spec) {
+StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSpec& spec,
+                                       const DeviceInfo& device) {
   ResolvedConfig resolved;
   T6_ASSIGN_OR_RETURN(resolved.compute, ParseDType("--dtype", config.dtype));
   resolved.cache_dtype = resolved.compute;
@@ -36,7 +35,8 @@ StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSp
   }
   T6_RETURN_IF_ERROR(CheckRange("--max-context", config.max_context, 0, kMaxContext));
   T6_RETURN_IF_ERROR(CheckRange("--max-num-seqs", config.max_num_seqs, 1, 4096));
-  T6_RETURN_IF_ERROR(CheckRange("--max-step-rows", config.max_step_rows, 16, 1 << 16));
+  const int step_rows = config.max_step_rows > 0 ? config.max_step_rows : device.default_step_rows;
+  T6_RETURN_IF_ERROR(CheckRange("--max-step-rows", step_rows, 16, 1 << 16));
   T6_RETURN_IF_ERROR(CheckRange("--max-queued-requests", config.max_queued_requests, 1, 1 << 20));
   if (!(config.max_step_ms > 0))
     return InvalidArgument("--max-step-ms is {}; it must be above 0", config.max_step_ms);
@@ -45,8 +45,8 @@ StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSp
   limits.max_context = config.max_context > 0 ? config.max_context : spec.block_size;
   limits.max_sequences = config.max_num_seqs;
   // A step holds a decode row of every sequence besides its prefill rows.
-  limits.max_rows = config.max_step_rows + config.max_num_seqs;
-  limits.max_outputs = std::max(config.max_num_seqs, std::min(config.max_step_rows, 256));
+  limits.max_rows = step_rows + config.max_num_seqs;
+  limits.max_outputs = std::max(config.max_num_seqs, std::min(step_rows, 256));
   return resolved;
 }
 
@@ -57,8 +57,7 @@ StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config, const ResolvedConfig
   MemoryPlan plan;
   plan.available_bytes = backend.info().memory_available;
   plan.weight_bytes = T6Model::WeightBytes(spec, resolved.compute, limits.max_context);
-  plan.workspace_bytes = T6Model::WorkspaceBytes(spec, limits, backend.activation_dtype(resolved.compute)) +
-                         backend.WorkspaceBytes(limits, spec.attention, spec.width);
+  plan.workspace_bytes = T6Model::WorkspaceBytes(spec, limits, resolved.compute, backend);
   plan.page_bytes = layout.page_bytes() * static_cast<size_t>(spec.n_layers);
 
   const size_t fixed = plan.weight_bytes + plan.workspace_bytes;
@@ -74,8 +73,10 @@ StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config, const ResolvedConfig
         "--cache-bytes asks for {:.0f} MiB; {:.0f} MiB are left beside weights and workspaces",
         MiB(config.cache_bytes), MiB(left));
   }
-  const size_t wanted =
-      config.cache_bytes > 0 ? config.cache_bytes : std::min(left / 2, kAutomaticCacheBytes);
+  const DeviceInfo& device = backend.info();
+  const auto automatic =
+      std::min(static_cast<size_t>(static_cast<double>(left) * device.cache_share), device.cache_most);
+  const size_t wanted = config.cache_bytes > 0 ? config.cache_bytes : automatic;
   const size_t n_pages = std::min<size_t>(wanted / plan.page_bytes, (size_t{1} << 31) / kPageTokens - 1);
   const size_t needed = static_cast<size_t>(limits.max_context + kPageTokens - 1) / kPageTokens;
   if (n_pages < needed) {

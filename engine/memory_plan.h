@@ -15,7 +15,8 @@ struct ResolvedConfig {
 };
 
 // Checks the configuration's own values. INVALID_ARGUMENT names the flag and the value.
-StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSpec& spec);
+StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSpec& spec,
+                                       const DeviceInfo& device);
 
 // RESOURCE_EXHAUSTED says how much is missing, and which flag to change.
 StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config, const ResolvedConfig& resolved,

@@ -20,6 +20,11 @@ struct DeviceInfo {
   std::string description;      // "AVX-512 bf16, 2 threads"
   size_t memory_available = 0;  // bytes that weights, cache and workspaces may use
   bool can_compute_bf16 = true;
+  int default_step_rows = 512;  // query tokens of a step, where the configuration does not say
+  int pipeline_depth = 1;       // steps planned and not yet waited for: 2 where a launch does not wait
+  // Of what weights and workspaces leave, what the cache takes where the configuration does not say.
+  double cache_share = 0.5;
+  size_t cache_most = size_t{4} << 30;
 };
 
 // Device memory that frees itself. Zeroed when allocated.
@@ -46,6 +51,14 @@ struct StepLimits {
   int max_context = 0;
 };
 
+// What workspaces depend on besides.
+struct ModelSizes {
+  int width = 0;      // D
+  int mlp_width = 0;  // of the SwiGLU's output
+  int vocab = 0;
+  DType compute = DType::kBF16;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -53,18 +66,23 @@ class Backend {
   virtual const DeviceInfo& info() const = 0;
   // What attention and SwiGLU hand to the product that follows, where products are in `compute` type.
   virtual DType activation_dtype(DType compute) const = 0;
+  // Elements between rows of an activation of `width` numbers, where SwiGLU writes it.
+  virtual int activation_stride(int width) const = 0;
 
   // --- load time
   // -----------------------------------------------------------------------------------------------
   virtual StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) = 0;
   virtual Status Upload(void* device, const void* host, size_t bytes) = 0;
+  // Waits for all that was asked of the device before.
+  virtual Status Download(void* host, const void* device, size_t bytes) = 0;
   // Packs the rows of `parts` (each [n_i, k], any float type), one below the other, for products in `compute`
   // type. With swiglu there are two parts of equal shape, gate and up.
   virtual StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                        bool swiglu) = 0;
   // Bytes of workspaces that Reserve will allocate for these limits: part of the memory plan.
-  virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, int width) const = 0;
-  virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec, int width) = 0;
+  virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
+                                const ModelSizes& sizes) const = 0;
+  virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) = 0;
 
   // --- one step
   // ------------------------------------------------------------------------------------------------ Reads

@@ -1,14 +1,38 @@
 #include "engine/backend/factory.h"
 
 #include "engine/backend/cpu/cpu_backend.h"
+#ifdef T6_CUDA
+#include "engine/backend/cuda/cuda_backend.h"
+#endif
 
 namespace t6 {
+namespace {
 
-StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options) {
-  if (options.device == "auto" || options.device == "cpu") return MakeCpuBackend(options.threads);
-  if (options.device == "cuda")
-    return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
-  return InvalidArgument("device \"{}\" is unknown; use auto, cpu or cuda", options.device);
+StatusOr<std::unique_ptr<Backend>> MakeCuda() {
+#ifdef T6_CUDA
+  return MakeCudaBackend();
+#else
+  return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
+#endif
+}
+
+}  // namespace
+
+StatusOr<MadeBackend> MakeBackend(const BackendOptions& options) {
+  MadeBackend made;
+  if (options.device == "auto" || options.device == "cuda") {
+    auto cuda = MakeCuda();
+    if (cuda.ok() || options.device == "cuda") {
+      T6_ASSIGN_OR_RETURN(made.backend, std::move(cuda));
+      return made;
+    }
+    // A build without CUDA has nothing to say about it.
+    if (!absl::IsUnimplemented(cuda.status())) made.why_not_cuda = MessageOf(cuda.status());
+  } else if (options.device != "cpu") {
+    return InvalidArgument("device \"{}\" is unknown; use auto, cpu or cuda", options.device);
+  }
+  T6_ASSIGN_OR_RETURN(made.backend, MakeCpuBackend(options.threads));
+  return made;
 }
 
 }  // namespace t6

@@ -13,7 +13,13 @@ struct BackendOptions {
   int threads = 0;              // CPU workers; 0: by affinity mask and cgroup quota
 };
 
-// INVALID_ARGUMENT names an unknown device; UNIMPLEMENTED one that this build does not have.
-StatusOr<std::unique_ptr<Backend>> MakeBackend(const BackendOptions& options);
+struct MadeBackend {
+  std::unique_ptr<Backend> backend;
+  std::string why_not_cuda;  // "auto" fell back to the CPU although this build has CUDA; else empty
+};
+
+// INVALID_ARGUMENT names an unknown device; UNIMPLEMENTED one that this build, or the build for this GPU,
+// does not have; UNAVAILABLE says what a GPU lacks.
+StatusOr<MadeBackend> MakeBackend(const BackendOptions& options);
 
 }  // namespace t6

@@ -43,6 +43,7 @@ struct RmsNorm {
 struct ProjectParams {
   const void* in = nullptr;  // [n_in_rows, k] of in_dtype
   DType in_dtype = DType::kF32;
+  int in_stride = 0;                   // elements between rows; 0: k
   const int32_t* row_index = nullptr;  // [n_rows] rows of `in` to take, or null: the first n_rows
   int n_rows = 0;
   RmsNorm norm;
@@ -50,6 +51,7 @@ struct ProjectParams {
   Epilogue epilogue = Epilogue::kStore;
   void* out = nullptr;  // [n_rows, n], or [n_rows, n / 2] for kSwiGlu, of out_dtype
   DType out_dtype = DType::kF32;
+  int out_stride = 0;                         // elements between rows; 0: as wide as a row
   const PackedMatrix* next_weight = nullptr;  // the product's that follows: a device may fetch it ahead
 };
 

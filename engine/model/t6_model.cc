@@ -14,8 +14,14 @@ size_t RopeBytes(const ModelSpec& spec, int max_context) {
   return static_cast<size_t>(max_context) * (spec.attention.rotary_dim / 2) * sizeof(float);
 }
 
-int HiddenWidth(const ModelSpec& spec) {
-  return std::max(spec.attention.n_heads * spec.attention.head_dim, spec.mlp_width);
+ModelSizes SizesOf(const ModelSpec& spec, DType compute) {
+  return {.width = spec.width, .mlp_width = spec.mlp_width, .vocab = spec.vocab_size, .compute = compute};
+}
+
+// Of a row that attention or SwiGLU writes.
+int HiddenWidth(const ModelSpec& spec, const Backend& backend) {
+  return std::max(spec.attention.n_heads * spec.attention.head_dim,
+                  backend.activation_stride(spec.mlp_width));
 }
 
 }  // namespace
@@ -32,11 +38,14 @@ size_t T6Model::WeightBytes(const ModelSpec& spec, DType compute, int max_contex
   return packed + embedding + 2 * RopeBytes(spec, max_context);
 }
 
-size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType activation) {
+size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType compute,
+                               const Backend& backend) {
   const size_t row_floats = static_cast<size_t>(spec.width) + spec.attention.qkv_elements();
-  const size_t row_bytes = row_floats * sizeof(float) + HiddenWidth(spec) * SizeOf(activation);
+  const size_t row_bytes =
+      row_floats * sizeof(float) + HiddenWidth(spec, backend) * SizeOf(backend.activation_dtype(compute));
   return row_bytes * limits.max_rows +
-         static_cast<size_t>(spec.vocab_size) * limits.max_outputs * sizeof(float);
+         static_cast<size_t>(spec.vocab_size) * limits.max_outputs * sizeof(float) +
+         backend.WorkspaceBytes(limits, spec.attention, SizesOf(spec, compute));
 }
 
 StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSpec& spec,
@@ -46,8 +55,8 @@ StatusOr<std::unique_ptr<T6Model>> T6Model::Load(Backend* backend, const ModelSp
   std::unique_ptr<T6Model> model(new T6Model(backend, spec));
   T6_RETURN_IF_ERROR(model->LoadWeights(tensors, compute, progress));
   T6_RETURN_IF_ERROR(model->LoadRope(limits.max_context));
-  T6_RETURN_IF_ERROR(backend->Reserve(limits, spec.attention, spec.width));
-  T6_RETURN_IF_ERROR(model->AllocateActivations(limits, backend->activation_dtype(compute)));
+  T6_RETURN_IF_ERROR(backend->Reserve(limits, spec.attention, SizesOf(spec, compute)));
+  T6_RETURN_IF_ERROR(model->AllocateActivations(limits, compute));
   return model;
 }
 
@@ -111,14 +120,14 @@ Status T6Model::LoadRope(int max_context) {
   return backend_->Upload(sin_->data(), table.sin.data(), bytes);
 }
 
-Status T6Model::AllocateActivations(const StepLimits& limits, DType activation) {
+Status T6Model::AllocateActivations(const StepLimits& limits, DType compute) {
   const auto allocate = [&](size_t rows, size_t width, DType dtype) {
     return backend_->Allocate(rows * width * SizeOf(dtype));
   };
-  activation_dtype_ = activation;
+  activation_dtype_ = backend_->activation_dtype(compute);
   T6_ASSIGN_OR_RETURN(x_, allocate(limits.max_rows, spec_.width, DType::kF32));
   T6_ASSIGN_OR_RETURN(qkv_, allocate(limits.max_rows, spec_.attention.qkv_elements(), DType::kF32));
-  T6_ASSIGN_OR_RETURN(hidden_, allocate(limits.max_rows, HiddenWidth(spec_), activation));
+  T6_ASSIGN_OR_RETURN(hidden_, allocate(limits.max_rows, HiddenWidth(spec_, *backend_), activation_dtype_));
   T6_ASSIGN_OR_RETURN(logits_, allocate(limits.max_outputs, spec_.vocab_size, DType::kF32));
   return {};
 }
@@ -144,6 +153,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
   const float* cos = cos_->as<float>();
   const float* sin = sin_->as<float>();
   const AttentionSpec* attention = &spec_.attention;
+  const int mlp_stride = backend_->activation_stride(spec_.mlp_width);
 
   T6_RETURN_IF_ERROR(backend_->Project({.in = x,
                                         .n_rows = rows,
@@ -178,9 +188,11 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .epilogue = Epilogue::kSwiGlu,
                                         .out = hidden,
                                         .out_dtype = activation_dtype_,
+                                        .out_stride = mlp_stride,
                                         .next_weight = layer.mlp_out.get()}));
   return backend_->Project({.in = hidden,
                             .in_dtype = activation_dtype_,
+                            .in_stride = mlp_stride,
                             .n_rows = rows,
                             .norm = {},
                             .weight = layer.mlp_out.get(),

@@ -26,7 +26,8 @@ class T6Model {
 
   // Bytes that Load will allocate, for the memory plan.
   static size_t WeightBytes(const ModelSpec& spec, DType compute, int max_context);
-  static size_t WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType activation);
+  static size_t WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType compute,
+                               const Backend& backend);
 
   // Computes the plan's rows, stores their factors in `cache`, and leaves the logits of the plan's output
   // rows. BeginStep was called with this plan.
@@ -48,7 +49,7 @@ class T6Model {
   Status LoadWeights(const TensorSource& tensors, DType compute, const std::function<void(double)>& progress);
   Status LoadLayer(const TensorSource& tensors, DType compute, int index);
   Status LoadRope(int max_context);
-  Status AllocateActivations(const StepLimits& limits, DType activation);
+  Status AllocateActivations(const StepLimits& limits, DType compute);
   // `next`: the weight that the layer's last product is followed by.
   Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages,
                       const PackedMatrix* next);

@@ -17,13 +17,15 @@ using testing::FakeStepRunner;
 
 constexpr int kVocab = 50, kPages = 40, kContext = 512;
 
-class EngineLoopTest : public ::testing::Test {
+// The parameter: how many steps may be in flight.
+class EngineLoopTest : public ::testing::TestWithParam<int> {
  protected:
   EngineLoopTest() : metrics_(registry_, "fake"), runner_(kPages, kVocab) {}
 
   void Start(int max_queued_requests = 100000) {
     EngineLoopConfig config;
     config.scheduler = {.max_num_seqs = 8, .max_step_rows = 96, .max_outputs = 64, .max_context = kContext};
+    config.scheduler.pipeline_depth = GetParam();
     config.max_queued_requests = max_queued_requests;
     config.cache_key = "fake";
     ModelInfo info;
@@ -69,7 +71,7 @@ class EngineLoopTest : public ::testing::Test {
   std::unique_ptr<EngineLoop> engine_;
 };
 
-TEST_F(EngineLoopTest, AThousandRequestsFromFourThreadsGetTheirOwnAnswers) {
+TEST_P(EngineLoopTest, AThousandRequestsFromFourThreadsGetTheirOwnAnswers) {
   Start();
   const auto client = [&](uint32_t seed) {
     std::mt19937 random(seed);
@@ -109,7 +111,7 @@ TEST_F(EngineLoopTest, AThousandRequestsFromFourThreadsGetTheirOwnAnswers) {
   EXPECT_TRUE(engine_->health().ok()) << engine_->health();
 }
 
-TEST_F(EngineLoopTest, BadRequestsAreRefusedWithTheValue) {
+TEST_P(EngineLoopTest, BadRequestsAreRefusedWithTheValue) {
   Start();
   GenerationRequest request;
   EXPECT_EQ(engine_->Submit(request).status().code(), absl::StatusCode::kInvalidArgument);
@@ -122,7 +124,7 @@ TEST_F(EngineLoopTest, BadRequestsAreRefusedWithTheValue) {
   EXPECT_NE(MessageOf(status).find("512"), std::string_view::npos) << status;
 }
 
-TEST_F(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
+TEST_P(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
   Start(/*max_queued_requests=*/4);
   std::mt19937 random(1);
   std::vector<std::shared_ptr<EventStream>> accepted;
@@ -140,7 +142,7 @@ TEST_F(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
   for (auto& stream : accepted) EXPECT_TRUE(ReadAll(*stream).status.ok());
 }
 
-TEST_F(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
+TEST_P(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
   Start();
   runner_.on_launch = [&](const StepPlan&) { runner_.FailNext(Internal("the device is gone")); };
   std::mt19937 random(1);
@@ -154,7 +156,7 @@ TEST_F(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
   EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
 }
 
-TEST_F(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
+TEST_P(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
   Start();
   std::mt19937 random(1);
   auto stream = engine_->Submit(Request(random));
@@ -165,7 +167,7 @@ TEST_F(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
   EXPECT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
 }
 
-TEST_F(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
+TEST_P(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
   Start();
   std::mt19937 random(1);
   std::vector<std::shared_ptr<EventStream>> streams;
@@ -173,6 +175,25 @@ TEST_F(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
   engine_.reset();
   for (auto& stream : streams) EXPECT_NE(ReadAll(*stream).finish, FinishReason::kNone);
 }
+
+TEST_P(EngineLoopTest, ADeviceThatFailsBehindAStepInFlightEndsThemAll) {
+  Start();
+  int n_launches = 0;
+  runner_.on_launch = [&](const StepPlan&) {
+    if (++n_launches == 5) runner_.FailNext(Internal("the device is gone"));
+  };
+  std::mt19937 random(2);
+  std::vector<std::shared_ptr<EventStream>> streams;
+  for (int i = 0; i < 20; ++i) streams.push_back(*engine_->Submit(Request(random)));
+  int n_failed = 0;
+  for (auto& stream : streams) n_failed += ReadAll(*stream).finish == FinishReason::kError;
+  EXPECT_GT(n_failed, 0);
+  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  EXPECT_FALSE(engine_->health().ok());
+  EXPECT_EQ(engine_->stats().pages_held, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Depth, EngineLoopTest, ::testing::Values(1, 2));
 
 }  // namespace
 }  // namespace t6

@@ -79,6 +79,7 @@ class CpuBackend final : public Backend {
 
   const DeviceInfo& info() const override { return info_; }
   DType activation_dtype(DType) const override { return DType::kF32; }
+  int activation_stride(int width) const override { return width; }
 
   StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {
     T6_ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::Allocate(bytes));
@@ -90,6 +91,10 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
 
+  Status Download(void* host, const void* device, size_t bytes) override {
+    return Upload(host, device, bytes);
+  }
+
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu) override {
     T6_ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> packed, gemm_->Pack(parts, compute, swiglu));
@@ -98,13 +103,14 @@ class CpuBackend final : public Backend {
     return packed;
   }
 
-  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, int width) const override {
-    return gemm_->WorkspaceBytes(limits.max_rows, MaxK(spec, width), max_n_) +
+  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
+                        const ModelSizes& sizes) const override {
+    return gemm_->WorkspaceBytes(limits.max_rows, MaxK(spec, sizes), max_n_) +
            attention_->WorkspaceBytes(limits, spec);
   }
 
-  Status Reserve(const StepLimits& limits, const AttentionSpec& spec, int width) override {
-    T6_RETURN_IF_ERROR(gemm_->Reserve(limits.max_rows, MaxK(spec, width), max_n_));
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) override {
+    T6_RETURN_IF_ERROR(gemm_->Reserve(limits.max_rows, MaxK(spec, sizes), max_n_));
     return attention_->Reserve(limits, spec);
   }
 
@@ -120,6 +126,7 @@ class CpuBackend final : public Backend {
   Status Embed(const EmbedParams& params) override;
 
   Status Project(const ProjectParams& params) override {
+    T6_CHECK(params.in_stride == 0 || params.in_stride == params.weight->k());
     gemm_->Project(params);
     return absl::OkStatus();
   }
@@ -143,10 +150,9 @@ class CpuBackend final : public Backend {
   StatusOr<StepResult> WaitSample() override { return std::exchange(result_, StepResult()); }
 
  private:
-  // Weights may be packed after the plan of memory is made: SwiGLU's width is then taken for no more than 4
-  // D.
-  int MaxK(const AttentionSpec& spec, int width) const {
-    return std::max({max_k_, spec.n_heads * spec.head_dim, 4 * width});
+  // Weights may be packed after the plan of memory is made.
+  int MaxK(const AttentionSpec& spec, const ModelSizes& sizes) const {
+    return std::max({max_k_, spec.n_heads * spec.head_dim, sizes.width, sizes.mlp_width});
   }
 
   DeviceInfo info_;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <string>
+#include <tuple>
 
 #include "engine/backend/factory.h"
 #include "engine/model_runner.h"
@@ -52,16 +54,26 @@ struct Errors {
   double mean() const { return sum / count; }
 };
 
-class T6ModelTest : public ::testing::TestWithParam<Case> {
+// Device and shape.
+class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case>> {
  protected:
   static constexpr int kPages = 24;
 
+  static const ModelSpec& spec() { return std::get<1>(GetParam()).spec; }
+
+  void SetUp() override {
+    auto made = MakeBackend({.device = std::get<0>(GetParam()), .threads = 2});
+    if (!made.ok()) {
+      ASSERT_EQ(std::get<0>(GetParam()), "cuda") << made.status();
+      GTEST_SKIP() << made.status();
+    }
+    backend_ = std::move(made->backend);
+  }
+
   void Load(DType dtype) {
-    const ModelSpec& spec = GetParam().spec;
+    const ModelSpec& spec = this->spec();
+    random_.seed(3);
     tensors_ = RandomTensors(spec, 7);
-    auto backend = MakeBackend({.device = "cpu", .threads = 2});
-    ASSERT_TRUE(backend.ok()) << backend.status();
-    backend_ = std::move(*backend);
     const StepLimits limits{.max_rows = 300, .max_sequences = 8, .max_outputs = 300, .max_context = 512};
     auto model = T6Model::Load(backend_.get(), spec, tensors_, dtype, limits, nullptr);
     ASSERT_TRUE(model.ok()) << model.status();
@@ -86,9 +98,8 @@ class T6ModelTest : public ::testing::TestWithParam<Case> {
 
   Sequence MakeSequence(int n) {
     Sequence s;
-    for (int i = 0; i < n; ++i)
-      s.tokens.push_back(static_cast<int32_t>(random_() % GetParam().spec.vocab_size));
-    const ReferenceModel reference(GetParam().spec, tensors_);
+    for (int i = 0; i < n; ++i) s.tokens.push_back(static_cast<int32_t>(random_() % spec().vocab_size));
+    const ReferenceModel reference(spec(), tensors_);
     for (const auto& logits : reference.Logits(s.tokens)) s.reference.push_back(LogSoftmax(logits));
     return s;
   }
@@ -197,12 +208,78 @@ TEST_P(T6ModelTest, Bfloat16StaysWithinItsRounding) {
   EXPECT_GT(errors.worst, 1e-3) << "bfloat16 was asked for";
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, T6ModelTest,
-                         ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2)},
-                                           Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2)},
-                                           Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1)},
-                                           Case{"h4_d32_r434_norm", TinySpec(4, 32, 4, 3, 4, true)}),
-                         [](const auto& info) { return std::string(info.param.name); });
+// Steps of one kind again and again (a device may replay what it recorded), while the batch shrinks and the
+// contexts cross a page.
+TEST_P(T6ModelTest, ManyDecodeStepsAgreeWithTheReference) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    Load(dtype);
+    std::vector<Sequence> all;
+    for (int n : {75, 70, 20}) all.push_back(MakeSequence(n));
+    Errors prefill, decode;
+    for (Sequence& s : all) {
+      StepPlan plan;
+      plan.Clear();
+      AddRows(s, static_cast<int>(s.tokens.size()) - 14, &plan);
+      Run(plan, {&s}, &prefill);
+    }
+    for (int step = 0; step < 14; ++step) {
+      StepPlan plan;
+      plan.Clear();
+      std::vector<const Sequence*> planned;
+      for (int i = 0; i < (step < 6 ? 3 : step < 10 ? 2 : 1); ++i) {
+        AddRows(all[i], 1, &plan);
+        planned.push_back(&all[i]);
+      }
+      Run(plan, planned, &decode);
+    }
+    EXPECT_EQ(decode.count, 6 * 3 + 4 * 2 + 4);
+    EXPECT_LT(decode.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
+    EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : 0.15);
+  }
+}
+
+// A step that is launched before the tokens of the step before are known gives what it gives afterwards.
+TEST_P(T6ModelTest, AStepInFlightFeedsTheNext) {
+  const int depth = backend_->info().pipeline_depth;
+  std::vector<int32_t> tokens[2];
+  for (const bool ahead : {false, true}) {
+    Load(DType::kF32);
+    Sequence s = MakeSequence(40);
+    std::vector<StepPlan> plans(8);
+    const auto plan_step = [&](int step, int32_t token) {
+      StepPlan& plan = plans[step];
+      plan.Clear();
+      if (step > 0) s.tokens.resize(40 + step, 0);
+      AddRows(s, step == 0 ? 40 : 1, &plan);
+      if (step > 0) plan.token_ids.back() = token;
+      plan.output_rows = {plan.n_rows() - 1};
+      plan.sampling = {SamplingRow{.temperature = 0}};
+    };
+    const auto wait = [&] {
+      const auto result = runner_->Wait();
+      ASSERT_TRUE(result.ok()) << result.status();
+      tokens[ahead].push_back(result->outputs[0].token);
+    };
+    for (int step = 0; step < 8; ++step) {
+      const bool known = !ahead || depth == 1;
+      plan_step(step, step == 0 ? 0 : known ? tokens[ahead].back() : -1);
+      ASSERT_TRUE(runner_->Launch(plans[step]).ok());
+      if (known || step > 0) wait();
+    }
+    if (ahead && depth > 1) wait();
+  }
+  EXPECT_EQ(tokens[0].size(), 8u);
+  EXPECT_EQ(tokens[0], tokens[1]);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, T6ModelTest,
+    ::testing::Combine(::testing::Values("cpu", "cuda"),
+                       ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2)},
+                                         Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2)},
+                                         Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1)},
+                                         Case{"h4_d32_r434_norm", TinySpec(4, 32, 4, 3, 4, true)})),
+    [](const auto& info) { return std::get<0>(info.param) + "_" + std::get<1>(info.param).name; });
 
 }  // namespace
 }  // namespace t6

@@ -1,5 +1,4 @@
-#include "engine/backend/cpu/sample.h"
-
+// The sampler, on every device.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -12,12 +11,13 @@
 #include <vector>
 
 #include "engine/backend/philox.h"
+#include "tests/kernels/backend_world.h"
 #include "tests/support/reference_ops.h"
 
-namespace t6::cpu {
+namespace t6::testing {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 
 // The vectors that Random123 publishes (kat_vectors, philox4x32, 10 rounds).
 TEST(PhiloxTest, KnownAnswers) {
@@ -50,13 +50,27 @@ std::vector<float> RandomLogits(int n, uint32_t seed, float scale = 3.0f) {
   return x;
 }
 
-class SampleTest : public testing::Test {
+constexpr int kMostRows = 256;
+
+class SampleTest : public ::testing::TestWithParam<std::string> {
  protected:
+  void SetUp() override {
+    if (!on_.Make(GetParam())) GTEST_SKIP() << on_.reason();
+    const StepLimits limits{
+        .max_rows = kMostRows, .max_sequences = 4, .max_outputs = kMostRows, .max_context = kMostRows};
+    ASSERT_TRUE(on_->Reserve(limits, SmallSpec(), {.width = 32, .mlp_width = 64, .vocab = 64}).ok());
+  }
+
   StatusOr<std::vector<TokenOutput>> Run(const std::vector<float>& logits, int vocab, int n_text,
                                          const std::vector<SamplingRow>& rows) {
-    std::vector<TokenOutput> outputs;
-    T6_RETURN_IF_ERROR(sampler_.Run({logits.data(), vocab, n_text}, rows, &outputs));
-    return outputs;
+    StepPlan plan = PlanOf(std::vector<int32_t>(rows.size(), 0));
+    plan.sampling = rows;
+    T6_RETURN_IF_ERROR(on_->BeginStep(plan, SmallSpec()));
+    T6_ASSIGN_OR_RETURN(const auto memory, on_->Allocate(logits.size() * sizeof(float)));
+    T6_RETURN_IF_ERROR(on_->Upload(memory->data(), logits.data(), logits.size() * sizeof(float)));
+    T6_RETURN_IF_ERROR(on_->Sample({memory->as<float>(), vocab, n_text}));
+    T6_ASSIGN_OR_RETURN(StepResult result, on_->WaitSample());
+    return std::move(result.outputs);
   }
   TokenOutput One(const std::vector<float>& logits, const SamplingRow& row, int n_text = -1) {
     const int vocab = static_cast<int>(logits.size());
@@ -64,9 +78,27 @@ class SampleTest : public testing::Test {
     EXPECT_TRUE(outputs.ok()) << outputs.status();
     return (*outputs)[0];
   }
+  // Tokens of output indices 0 to n - 1.
+  std::vector<int32_t> Draws(const std::vector<float>& logits, SamplingRow row, int n, int n_text = -1) {
+    const int vocab = static_cast<int>(logits.size());
+    std::vector<int32_t> tokens;
+    while (static_cast<int>(tokens.size()) < n) {
+      const int count = std::min(kMostRows, n - static_cast<int>(tokens.size()));
+      std::vector<float> all;
+      std::vector<SamplingRow> rows;
+      for (int i = 0; i < count; ++i) {
+        all.insert(all.end(), logits.begin(), logits.end());
+        row.output_index = static_cast<int32_t>(tokens.size()) + i;
+        rows.push_back(row);
+      }
+      auto outputs = Run(all, vocab, n_text < 0 ? vocab : n_text, rows);
+      EXPECT_TRUE(outputs.ok()) << outputs.status();
+      for (const TokenOutput& output : *outputs) tokens.push_back(output.token);
+    }
+    return tokens;
+  }
 
-  ThreadPool pool_{2};
-  Sampler sampler_{&pool_};
+  OnDevice on_;
 };
 
 SamplingRow Greedy(int n_top = -1) {
@@ -76,7 +108,7 @@ SamplingRow Greedy(int n_top = -1) {
   return row;
 }
 
-TEST_F(SampleTest, GreedyTakesTheLowestOfTheMostLikely) {
+TEST_P(SampleTest, GreedyTakesTheLowestOfTheMostLikely) {
   for (int n : {1, 2, 15, 16, 17, 64, 67, 8192, 50304}) {
     std::vector<float> logits = RandomLogits(n, 1);
     const int first = n / 3, second = n - 1;
@@ -85,13 +117,13 @@ TEST_F(SampleTest, GreedyTakesTheLowestOfTheMostLikely) {
   }
 }
 
-TEST_F(SampleTest, GreedyWithoutLogProbabilitiesGivesNone) {
+TEST_P(SampleTest, GreedyWithoutLogProbabilitiesGivesNone) {
   const TokenOutput output = One(RandomLogits(100, 1), Greedy());
   EXPECT_TRUE(std::isnan(output.logprob));
   EXPECT_TRUE(output.top.empty());
 }
 
-TEST_F(SampleTest, IdsWithoutTextAreNeverSampledButCount) {
+TEST_P(SampleTest, IdsWithoutTextAreNeverSampledButCount) {
   std::vector<float> logits = RandomLogits(100, 2);
   logits[95] = 30.0f;  // no text: the whole distribution is there
   logits[40] = 20.0f;
@@ -104,13 +136,10 @@ TEST_F(SampleTest, IdsWithoutTextAreNeverSampledButCount) {
   EXPECT_EQ(output.top[0].token, 95);
   SamplingRow draw;
   draw.temperature = 5.0f;
-  for (int i = 0; i < 500; ++i) {
-    draw.output_index = i;
-    ASSERT_LT(One(logits, draw, 90).token, 90);
-  }
+  for (const int32_t token : Draws(logits, draw, 500, 90)) ASSERT_LT(token, 90);
 }
 
-TEST_F(SampleTest, LogProbabilitiesMatchFloat64) {
+TEST_P(SampleTest, LogProbabilitiesMatchFloat64) {
   for (int n : {1, 5, 511, 512, 513, 8192, 50304}) {
     const std::vector<float> logits = RandomLogits(n, 3);
     const reference::Row expected = reference::LogSoftmax(logits.data(), n);
@@ -132,7 +161,7 @@ TEST_F(SampleTest, LogProbabilitiesMatchFloat64) {
   }
 }
 
-TEST_F(SampleTest, TopTiesGoToTheLowestIds) {
+TEST_P(SampleTest, TopTiesGoToTheLowestIds) {
   std::vector<float> logits(200, 1.0f);
   logits[150] = 2.0f;
   const TokenOutput output = One(logits, Greedy(4));
@@ -141,7 +170,7 @@ TEST_F(SampleTest, TopTiesGoToTheLowestIds) {
   for (int i = 1; i < 4; ++i) EXPECT_EQ(output.top[i].token, i - 1);
 }
 
-TEST_F(SampleTest, RowsAreIndependent) {
+TEST_P(SampleTest, RowsAreIndependent) {
   constexpr int kVocab = 1000, kRows = 37;
   const std::vector<float> logits = RandomLogits(kVocab * kRows, 4);
   std::vector<SamplingRow> rows(kRows);
@@ -181,7 +210,7 @@ std::vector<double> Expected(const std::vector<float>& logits, const SamplingRow
   return left;
 }
 
-TEST_F(SampleTest, DrawsFollowTheDistribution) {
+TEST_P(SampleTest, DrawsFollowTheDistribution) {
   const std::vector<float> logits = RandomLogits(40, 5, 1.5f);
   struct Cut {
     float temperature, top_p;
@@ -201,10 +230,7 @@ TEST_F(SampleTest, DrawsFollowTheDistribution) {
     const std::vector<double> expected = Expected(logits, row);
     constexpr int kDraws = 20000;
     std::vector<int> counts(logits.size());
-    for (int i = 0; i < kDraws; ++i) {
-      row.output_index = i;
-      ++counts[One(logits, row).token];
-    }
+    for (const int32_t token : Draws(logits, row, kDraws)) ++counts[token];
     double chi_squared = 0;
     int freedom = -1;
     for (size_t i = 0; i < logits.size(); ++i) {
@@ -223,7 +249,7 @@ TEST_F(SampleTest, DrawsFollowTheDistribution) {
   }
 }
 
-TEST_F(SampleTest, ADrawIsTheFirstIdWhoseRunningSumPassesTheUniform) {
+TEST_P(SampleTest, ADrawIsTheFirstIdWhoseRunningSumPassesTheUniform) {
   const std::vector<float> logits = RandomLogits(5000, 6, 2.0f);
   for (const auto& [top_k, top_p] :
        {std::pair{0, 1.0f}, {50, 1.0f}, {0, 0.8f}, {0, 0.99999f}, {4000, 0.9f}}) {
@@ -231,31 +257,28 @@ TEST_F(SampleTest, ADrawIsTheFirstIdWhoseRunningSumPassesTheUniform) {
     row.temperature = 0.9f, row.top_k = top_k, row.top_p = top_p, row.seed = 0x123456789abcdefu;
     const std::vector<double> p = Expected(logits, row);
     int n_different = 0;
+    const std::vector<int32_t> tokens = Draws(logits, row, 200);
     for (int i = 0; i < 200; ++i) {
-      row.output_index = i;
       const double u = UniformDraw(row.seed, i);
       double passed = 0;
       int id = 0;
       while (id < 4999 && (passed += p[id]) <= u) ++id;
-      n_different += One(logits, row).token != id;
+      n_different += tokens[i] != id;
     }
     EXPECT_LE(n_different, 1) << top_k << " " << top_p;  // a uniform may fall within rounding of a step
   }
 }
 
-TEST_F(SampleTest, FlatLogitsKeepExactlyTopK) {
+TEST_P(SampleTest, FlatLogitsKeepExactlyTopK) {
   const std::vector<float> logits(300, 0.25f);
   SamplingRow row;
   row.top_k = 7;
   std::set<int> seen;
-  for (int i = 0; i < 500; ++i) {
-    row.output_index = i;
-    seen.insert(One(logits, row).token);
-  }
+  for (const int32_t token : Draws(logits, row, 500)) seen.insert(token);
   EXPECT_EQ(seen, (std::set<int>{0, 1, 2, 3, 4, 5, 6}));
 }
 
-TEST_F(SampleTest, TinyTemperaturesAndExtremeLogitsStayFinite) {
+TEST_P(SampleTest, TinyTemperaturesAndExtremeLogitsStayFinite) {
   std::vector<float> logits = RandomLogits(100, 7);
   logits[31] = 1e30f;
   logits[32] = -1e30f;
@@ -274,7 +297,7 @@ TEST_F(SampleTest, TinyTemperaturesAndExtremeLogitsStayFinite) {
   }
 }
 
-TEST_F(SampleTest, NotFiniteLogitsAreAnErrorThatNamesTheRow) {
+TEST_P(SampleTest, NotFiniteLogitsAreAnErrorThatNamesTheRow) {
   for (float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                     -std::numeric_limits<float>::infinity()}) {
     for (int place : {0, 17, 99}) {
@@ -288,5 +311,8 @@ TEST_F(SampleTest, NotFiniteLogitsAreAnErrorThatNamesTheRow) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(Devices, SampleTest, ::testing::ValuesIn(Devices()),
+                         [](const auto& info) { return info.param; });
+
 }  // namespace
-}  // namespace t6::cpu
+}  // namespace t6::testing

@@ -1,0 +1,398 @@
+#include "engine/backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <deque>
+#include <utility>
+
+#include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/device.h"
+#include "engine/backend/cuda/gemm.h"
+#include "engine/backend/cuda/row_kernels.h"
+#include "engine/backend/cuda/sampling_kernels.h"
+#include "engine/backend/cuda/simple_attention.h"
+#include "engine/backend/cuda/step_graphs.h"
+#include "engine/backend/cuda/tpa_attention.h"
+#include "engine/backend/philox.h"
+#include "engine/base/check.h"
+
+namespace t6 {
+namespace {
+
+using cuda::DeviceMemory;
+using cuda::PinnedMemory;
+using cuda::SampleResult;
+using cuda::SampleRow;
+
+constexpr int kStepsInFlight = 2;
+constexpr int kStepRows = 8192;
+constexpr float kGreedyBelow = 1e-5f;  // temperatures, as on the CPU
+
+int PowerOfTwoFrom(int n, int most) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return std::min(power, most);
+}
+
+class CudaBuffer final : public DeviceBuffer {
+ public:
+  explicit CudaBuffer(DeviceMemory memory, size_t size) : memory_(std::move(memory)) {
+    data_ = memory_.as<void>();
+    size_ = size;
+  }
+
+ private:
+  DeviceMemory memory_;
+};
+
+// A stream that is destroyed after all that uses it.
+class Stream {
+ public:
+  Stream() = default;
+  ~Stream() {
+    if (stream_ == nullptr) return;
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  Status Create() {
+    T6_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    return absl::OkStatus();
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// The step's arrays besides attention's, side by side in one copy. Offsets in bytes, a function of the two
+// capacities alone, so that a captured graph finds them again.
+struct StepArrays {
+  StepArrays(int rows, int outputs) {
+    const auto take = [this](size_t bytes) { return std::exchange(pages, pages + (bytes + 15) / 16 * 16); };
+    sampling = take(outputs * sizeof(SampleRow));
+    output_rows = take(outputs * sizeof(int32_t));
+    token_ids = take(rows * sizeof(int32_t));
+  }
+  size_t sampling, output_rows, token_ids;
+  size_t pages = 0;  // last: as many copies and clears as the step has
+};
+
+cuda::PageParts PartsOf(const PageLayout& layout) {
+  cuda::PageParts parts;
+  for (const PagePart& part : layout.parts()) {
+    cuda::PageParts::Part& to = parts.parts[parts.n_parts++];
+    to.offset = static_cast<int64_t>(part.offset), to.bytes = static_cast<int64_t>(part.bytes);
+    to.row_bytes = part.width * static_cast<int>(SizeOf(part.dtype)), to.rows_per_rank = part.rows;
+    to.token_minor = part.name == PartName::kAK || part.name == PartName::kAV;
+  }
+  parts.element_bytes = static_cast<int>(SizeOf(layout.dtype()));
+  parts.page_bytes = static_cast<int64_t>(layout.page_bytes());
+  return parts;
+}
+
+SampleRow ToDevice(const SamplingRow& row) {
+  SampleRow out;
+  const bool draws = row.score_token < 0 && row.temperature >= kGreedyBelow;
+  out.uniform = draws ? UniformDraw(row.seed, row.output_index) : 0.0;
+  out.temperature = draws ? row.temperature : 0.0f;
+  out.top_p = row.top_p, out.top_k = row.top_k;
+  out.score_token = row.score_token, out.n_top = row.n_top, out.is_used = 1;
+  return out;
+}
+
+TokenOutput FromDevice(const SampleResult& result) {
+  TokenOutput output;
+  output.token = result.token, output.logprob = result.logprob;
+  for (int i = 0; i < result.n_top; ++i) {
+    output.top.push_back({result.top_tokens[i], result.top_logprobs[i]});
+  }
+  return output;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  static StatusOr<std::unique_ptr<Backend>> Make();
+  ~CudaBackend() override;
+
+  const DeviceInfo& info() const override { return info_; }
+  DType activation_dtype(DType compute) const override { return compute; }
+  int activation_stride(int width) const override { return cuda::RoundUp64(width); }
+
+  StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override;
+  Status Upload(void* device, const void* host, size_t bytes) override;
+  Status Download(void* host, const void* device, size_t bytes) override;
+  StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
+                                               bool swiglu) override {
+    return gemm_->Pack(parts, compute, swiglu);
+  }
+  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
+                        const ModelSizes& sizes) const override;
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) override;
+
+  Status BeginStep(const StepPlan& plan, const AttentionSpec& spec) override;
+  const int32_t* output_rows() const override { return At<int32_t>(offsets_.output_rows); }
+  Status CopyAndClearPages(const CopyPagesParams& params) override;
+  Status Embed(const EmbedParams& params) override;
+  Status Project(const ProjectParams& params) override;
+  Status StoreFactors(const StoreFactorsParams& params) override;
+  Status TpaAttention(const TpaAttentionParams& params) override;
+  Status Sample(const SampleParams& params) override;
+  StatusOr<StepResult> WaitSample() override;
+
+ private:
+  // What the host writes for a step and reads after it.
+  struct Slot {
+    PinnedMemory arrays, results;
+    cudaEvent_t done = nullptr;
+    int n_outputs = 0;
+  };
+
+  CudaBackend() = default;
+  template <typename T>
+  T* At(size_t offset) const {
+    return reinterpret_cast<T*>(arrays_.as<uint8_t>() + offset);
+  }
+  static size_t ArrayBytes(const StepLimits& limits);
+  Status CopyArrays(const StepPlan& plan);
+  static uintptr_t Id(const void* p) { return reinterpret_cast<uintptr_t>(p); }
+
+  Stream stream_;  // destroyed last
+  DeviceInfo info_;
+  std::unique_ptr<cuda::Gemm> gemm_;
+  std::unique_ptr<cuda::TpaAttention> attention_;
+  std::unique_ptr<cuda::StepGraphs> graphs_;
+  StepLimits limits_;
+  DeviceMemory arrays_, results_, sampled_;
+  std::array<Slot, kStepsInFlight> slots_;
+  int turn_ = 0;                 // the slot of the step that is being launched
+  std::deque<Slot*> in_flight_;  // oldest first
+
+  // The step that is being launched.
+  const StepPlan* plan_ = nullptr;
+  StepArrays offsets_{0, 0};
+  int n_rows_ = 0, n_outputs_ = 0;  // that kernels run over: with a graph, its capacities
+  uint64_t graph_key_ = 0;
+};
+
+StatusOr<std::unique_ptr<Backend>> CudaBackend::Make() {
+  T6_ASSIGN_OR_RETURN(const cuda::Device device, cuda::OpenDevice());
+  std::unique_ptr<CudaBackend> backend(new CudaBackend);
+  T6_RETURN_IF_ERROR(backend->stream_.Create());
+  cudaStream_t stream = backend->stream_.get();
+  T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device.n_sms));
+  cuda::TpaAttentionOptions options;
+  options.stream = stream;
+  options.general = cuda::MakeSimpleAttention();
+  T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
+  backend->graphs_ = std::make_unique<cuda::StepGraphs>(stream);
+  for (Slot& slot : backend->slots_) {
+    T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming));
+  }
+  DeviceInfo& info = backend->info_;
+  info.kind = "cuda";
+  info.description = fmt::format("{}, cuBLASLt {}", device.description, backend->gemm_->version());
+  info.memory_available = device.memory_available;
+  info.default_step_rows = kStepRows;
+  info.pipeline_depth = kStepsInFlight;
+  info.cache_share = 0.95;  // a GPU that serves does little else
+  info.cache_most = SIZE_MAX;
+  return std::unique_ptr<Backend>(std::move(backend));
+}
+
+CudaBackend::~CudaBackend() {
+  if (graphs_ != nullptr) graphs_->Abandon();
+  if (stream_.get() != nullptr) cudaStreamSynchronize(stream_.get());
+  for (Slot& slot : slots_) {
+    if (slot.done != nullptr) cudaEventDestroy(slot.done);
+  }
+}
+
+StatusOr<std::unique_ptr<DeviceBuffer>> CudaBackend::Allocate(size_t bytes) {
+  DeviceMemory memory;
+  T6_RETURN_IF_ERROR(memory.Allocate(bytes));
+  T6_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(memory.as<void>(), 0, memory.size(), stream_.get()));
+  T6_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_.get()));
+  return std::unique_ptr<DeviceBuffer>(std::make_unique<CudaBuffer>(std::move(memory), bytes));
+}
+
+Status CudaBackend::Upload(void* device, const void* host, size_t bytes) {
+  if (bytes == 0) return absl::OkStatus();
+  T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream_.get()));
+  T6_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_.get()));
+  return absl::OkStatus();
+}
+
+Status CudaBackend::Download(void* host, const void* device, size_t bytes) {
+  if (bytes > 0) {
+    T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, stream_.get()));
+  }
+  T6_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_.get()));
+  return absl::OkStatus();
+}
+
+// Every row may begin a page, copied or cleared.
+size_t CudaBackend::ArrayBytes(const StepLimits& limits) {
+  const size_t pages = static_cast<size_t>(limits.max_rows) + 2 * limits.max_sequences;
+  return StepArrays(limits.max_rows, limits.max_outputs).pages +
+         pages * (sizeof(PageCopy) + sizeof(int32_t)) + 32;
+}
+
+size_t CudaBackend::WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
+                                   const ModelSizes& sizes) const {
+  return cuda::Gemm::WorkspaceBytes(limits, spec, sizes) + attention_->WorkspaceBytes(limits, spec) +
+         ArrayBytes(limits) + limits.max_outputs * (sizeof(SampleResult) + sizeof(int32_t)) +
+         cuda::StepGraphs::kMostGraphs * cuda::StepGraphs::kBytesEach;
+}
+
+Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
+  limits_ = limits;
+  graphs_ = std::make_unique<cuda::StepGraphs>(stream_.get());
+  T6_RETURN_IF_ERROR(gemm_->Reserve(limits, spec, sizes));
+  T6_RETURN_IF_ERROR(attention_->Reserve(limits, spec));
+  T6_RETURN_IF_ERROR(arrays_.Allocate(ArrayBytes(limits)));
+  T6_RETURN_IF_ERROR(results_.Allocate(limits.max_outputs * sizeof(SampleResult)));
+  T6_RETURN_IF_ERROR(sampled_.Allocate(limits.max_outputs * sizeof(int32_t)));
+  T6_RETURN_IF_CUDA_ERROR(
+      cudaMemsetAsync(sampled_.as<void>(), 0, limits.max_outputs * sizeof(int32_t), stream_.get()));
+  for (Slot& slot : slots_) {
+    T6_RETURN_IF_ERROR(slot.arrays.Allocate(ArrayBytes(limits)));
+    T6_RETURN_IF_ERROR(slot.results.Allocate(limits.max_outputs * sizeof(SampleResult)));
+  }
+  return absl::OkStatus();
+}
+
+Status CudaBackend::BeginStep(const StepPlan& plan, const AttentionSpec& spec) {
+  if (in_flight_.size() >= slots_.size()) return Internal("{} steps are in flight", in_flight_.size());
+  if (plan.n_rows() > limits_.max_rows || plan.n_outputs() > limits_.max_outputs) {
+    return Internal("a step of {} rows and {} outputs; {} and {} are reserved", plan.n_rows(),
+                    plan.n_outputs(), limits_.max_rows, limits_.max_outputs);
+  }
+  plan_ = &plan;
+  T6_RETURN_IF_ERROR(attention_->Plan(plan, spec));
+  const auto attention_key = static_cast<uint64_t>(attention_->graph_key());
+  const bool has_graph = attention_key != 0 && plan.n_outputs() > 0;
+  n_rows_ = has_graph ? attention_->step().row_capacity : plan.n_rows();
+  n_outputs_ = has_graph ? PowerOfTwoFrom(plan.n_outputs(), limits_.max_outputs) : plan.n_outputs();
+  graph_key_ = has_graph ? attention_key * 0x1000193 + static_cast<uint64_t>(n_outputs_) : 0;
+  offsets_ = StepArrays(n_rows_, n_outputs_);
+  return CopyArrays(plan);
+}
+
+// Rows and outputs that only a graph has are token 0 and not sampled.
+Status CudaBackend::CopyArrays(const StepPlan& plan) {
+  Slot& slot = slots_[turn_];
+  auto* to = slot.arrays.as<uint8_t>();
+  auto* sampling = reinterpret_cast<SampleRow*>(to + offsets_.sampling);
+  auto* output_rows = reinterpret_cast<int32_t*>(to + offsets_.output_rows);
+  auto* token_ids = reinterpret_cast<int32_t*>(to + offsets_.token_ids);
+  for (int i = 0; i < n_outputs_; ++i) {
+    const bool is_used = i < plan.n_outputs();
+    sampling[i] = is_used ? ToDevice(plan.sampling[i]) : SampleRow();
+    output_rows[i] = is_used ? plan.output_rows[i] : 0;
+  }
+  std::copy(plan.token_ids.begin(), plan.token_ids.end(), token_ids);
+  std::fill(token_ids + plan.n_rows(), token_ids + n_rows_, 0);
+  const size_t copies = plan.copy_pages.size() * sizeof(PageCopy);
+  const size_t clears = plan.clear_pages.size() * sizeof(int32_t);
+  const size_t bytes = offsets_.pages + copies + clears;
+  if (bytes > slot.arrays.size())
+    return Internal("a step of {} pages to copy and {} to clear", plan.copy_pages.size(),
+                    plan.clear_pages.size());
+  if (copies > 0) std::memcpy(to + offsets_.pages, plan.copy_pages.data(), copies);
+  if (clears > 0) std::memcpy(to + offsets_.pages + copies, plan.clear_pages.data(), clears);
+  T6_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(arrays_.as<void>(), to, bytes, cudaMemcpyHostToDevice, stream_.get()));
+  return absl::OkStatus();
+}
+
+Status CudaBackend::CopyAndClearPages(const CopyPagesParams& params) {
+  if (plan_->copy_pages.empty() && plan_->clear_pages.empty()) return absl::OkStatus();
+  cuda::CopyPagesCall call;
+  call.base = params.base, call.layout = PartsOf(*params.layout);
+  call.n_layers = params.n_layers, call.n_pages = params.n_pages;
+  call.copies = At<PageCopy>(offsets_.pages), call.n_copies = static_cast<int>(plan_->copy_pages.size());
+  call.clears = At<int32_t>(offsets_.pages + plan_->copy_pages.size() * sizeof(PageCopy));
+  call.n_clears = static_cast<int>(plan_->clear_pages.size());
+  T6_RETURN_IF_CUDA_ERROR(LaunchCopyPages(call, stream_.get()));
+  return absl::OkStatus();
+}
+
+Status CudaBackend::Embed(const EmbedParams& params) {
+  graphs_->Abandon();  // of a step that failed half way
+  T6_RETURN_IF_ERROR(graphs_->Begin(graph_key_));
+  cuda::EmbedCall call;
+  call.table = params.table, call.dtype = params.dtype, call.width = params.width;
+  call.ids = At<int32_t>(offsets_.token_ids), call.sampled = sampled_.as<int32_t>();
+  call.n_rows = n_rows_, call.out = params.out, call.stats = gemm_->StatsFor(params.out, n_rows_);
+  return graphs_->Issue(
+      [&]() -> Status {
+        T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
+        return absl::OkStatus();
+      },
+      Id(call.table), Id(call.out), Id(call.ids));
+}
+
+Status CudaBackend::Project(const ProjectParams& params) {
+  const int capacity = params.row_index != nullptr ? n_outputs_ : n_rows_;
+  const int n_rows = graph_key_ != 0 ? capacity : params.n_rows;
+  return graphs_->Issue([&] { return gemm_->Project(params, n_rows); }, Id(params.in), Id(params.weight),
+                        Id(params.out), params.epilogue, n_rows);
+}
+
+Status CudaBackend::StoreFactors(const StoreFactorsParams& params) {
+  return graphs_->Issue([&] { return attention_->Store(params); }, Id(params.qkv), Id(params.pages.base));
+}
+
+Status CudaBackend::TpaAttention(const TpaAttentionParams& params) {
+  return graphs_->Issue([&] { return attention_->Run(params); }, Id(params.qkv), Id(params.pages.base),
+                        Id(params.out));
+}
+
+Status CudaBackend::Sample(const SampleParams& params) {
+  cuda::SampleCall call;
+  call.logits = params.logits, call.vocab = params.vocab, call.n_text = params.n_text_tokens;
+  call.rows = At<SampleRow>(offsets_.sampling), call.n_rows = n_outputs_;
+  call.results = results_.as<SampleResult>(), call.sampled = sampled_.as<int32_t>();
+  T6_RETURN_IF_ERROR(graphs_->Issue(
+      [&]() -> Status {
+        T6_RETURN_IF_CUDA_ERROR(LaunchSample(call, stream_.get()));
+        return absl::OkStatus();
+      },
+      Id(call.logits), params.vocab, params.n_text_tokens, Id(call.rows)));
+  T6_RETURN_IF_ERROR(graphs_->End());
+  Slot& slot = slots_[turn_];
+  slot.n_outputs = plan_->n_outputs();
+  if (slot.n_outputs > 0) {
+    T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(slot.results.as<void>(), results_.as<void>(),
+                                            slot.n_outputs * sizeof(SampleResult), cudaMemcpyDeviceToHost,
+                                            stream_.get()));
+  }
+  T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(slot.done, stream_.get()));
+  in_flight_.push_back(&slot);
+  turn_ = (turn_ + 1) % kStepsInFlight;
+  return absl::OkStatus();
+}
+
+StatusOr<StepResult> CudaBackend::WaitSample() {
+  if (in_flight_.empty()) return Internal("no step is in flight");
+  const Slot& slot = *in_flight_.front();
+  in_flight_.pop_front();
+  T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(slot.done));
+  StepResult result;
+  result.outputs.reserve(slot.n_outputs);
+  for (int i = 0; i < slot.n_outputs; ++i) {
+    const SampleResult& from = slot.results.as<SampleResult>()[i];
+    if (from.is_finite == 0) return Internal("the logits of output row {} are not all finite", i);
+    result.outputs.push_back(FromDevice(from));
+  }
+  return result;
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend() { return CudaBackend::Make(); }
+
+}  // namespace t6

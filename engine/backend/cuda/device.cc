@@ -1,0 +1,59 @@
+#include "engine/backend/cuda/device.h"
+
+#include <cuda_runtime_api.h>
+
+#include "engine/backend/cuda/cuda_status.h"
+
+namespace t6::cuda {
+namespace {
+
+// Kernels' code, graphs and the library's own buffers come after the plan of memory.
+constexpr size_t kKeptFree = size_t{768} << 20;
+
+std::string VersionText(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
+
+}  // namespace
+
+Status CheckDriver(int driver_version, int runtime_version) {
+  if (driver_version == 0) {
+    return Unavailable("there is no NVIDIA driver; --device cuda needs one for CUDA {} or newer",
+                       VersionText(runtime_version));
+  }
+  // Minor versions of one major version are compatible.
+  if (driver_version / 1000 < runtime_version / 1000) {
+    return Unavailable("the NVIDIA driver is for CUDA {}; --device cuda needs one for CUDA {}.0 or newer",
+                       VersionText(driver_version), runtime_version / 1000);
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<Device> OpenDevice() {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  T6_RETURN_IF_ERROR(CheckDriver(driver, CUDART_VERSION));
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    return Unavailable("there is no GPU that CUDA can use");
+  }
+  if (error != cudaSuccess) {
+    return Unavailable("CUDA does not start: {} ({})", cudaGetErrorString(error), cudaGetErrorName(error));
+  }
+  Device device;
+  T6_RETURN_IF_CUDA_ERROR(cudaSetDevice(device.index));
+  cudaDeviceProp properties{};
+  T6_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device.index));
+  if (properties.major != 9 || properties.minor != 0) {
+    return Unimplemented("{} has compute capability {}.{}; this build has code for 9.0 alone",
+                         properties.name, properties.major, properties.minor);
+  }
+  size_t free = 0, total = 0;
+  T6_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
+  device.n_sms = properties.multiProcessorCount;
+  device.memory_available = free > kKeptFree ? free - kKeptFree : 0;
+  device.description = fmt::format("{}, {} GiB, driver for CUDA {}", properties.name,
+                                   (total + (size_t{1} << 29)) >> 30, VersionText(driver));
+  return device;
+}
+
+}  // namespace t6::cuda
