@@ -163,6 +163,17 @@ def test_a_server_that_is_gone(browser, start):
     assert "cannot be reached" in browser.text(".failure")
 
 
+def test_metrics_are_read_as_prometheus_writes_them(page):
+    text = ('# HELP vllm:generation_tokens_total Tokens\nvllm:generation_tokens_total{model_name="a}b",x="1"} 30\n'
+            'vllm:generation_tokens_total{model_name="c"} 1e1\nvllm:num_requests_running 2\nnonsense\n')
+    read = f"import('/web/graphs.js').then(m => {{ const now = m.parseMetrics({json.dumps(text)}); const zero = new Map();"
+    assert page.js(read + "return Object.fromEntries(now); })") == {"vllm:generation_tokens_total": 40, "vllm:num_requests_running": 2}
+    # Twenty more in two seconds; and a server that started anew has a lower count, which is no negative rate.
+    before = "new Map([['vllm:generation_tokens_total', 20]])"
+    assert page.js(read + f"return m.difference(now, {before}, 2).tokens; }})") == 10
+    assert page.js(read + f"return m.difference(zero, {before}, 2).tokens; }})") == 0
+
+
 @pytest.mark.parametrize("width, dark", [(1280, False), (1280, True), (390, False), (390, True)])
 def test_axe_core_has_nothing_serious(page, width, dark):
     assert AXE.exists(), "no axe-core: ./bootstrap --deploy installs it"

@@ -101,11 +101,9 @@ class StreamedCall final : public grpc::ClientReadReactor<v1::ChatCompletionChun
       sample_.error = "INCOMPLETE";
       sample_.message = "the stream ended without its usage";
     }
-    running_->Remove(&context);
-    const auto done = std::move(done_);
-    Sample sample = std::move(sample_);
+    done_(std::move(sample_));
+    running_->Remove(&context);  // from here on the target may go
     delete this;
-    done(std::move(sample));
   }
 
   grpc::ClientContext context;
