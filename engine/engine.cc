@@ -51,14 +51,14 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
   return p;
 }
 
-EngineLoopConfig LoopConfig(const EngineConfig& config, const Prepared& p) {
+EngineLoopConfig LoopConfig(const EngineConfig& config, const Prepared& p, const Backend& backend) {
   EngineLoopConfig loop;
   loop.scheduler.max_num_seqs = config.max_num_seqs;
   loop.scheduler.max_step_rows = p.resolved.limits.max_rows;
   loop.scheduler.max_outputs = p.resolved.limits.max_outputs;
   loop.scheduler.max_context = p.resolved.limits.max_context;
   loop.scheduler.max_step_ms = config.max_step_ms;
-  loop.scheduler.pipeline_depth = p.backend->info().pipeline_depth;
+  loop.scheduler.pipeline_depth = backend.info().pipeline_depth;
   loop.scheduler.page_bytes = p.info.memory.page_bytes;
   loop.max_queued_requests = config.max_queued_requests;
   loop.max_queued_tokens = config.max_queued_tokens;
@@ -86,8 +86,9 @@ class ModelEngine final : public Engine {
         config.n_text_tokens > 0 ? std::min(config.n_text_tokens, p.spec.vocab_size) : p.spec.vocab_size;
     engine->runner_ = std::make_unique<ModelRunner>(engine->backend_.get(), engine->model_.get(),
                                                     engine->cache_.get(), n_text);
-    engine->loop_ =
-        std::make_unique<EngineLoop>(LoopConfig(config, p), p.info, engine->runner_.get(), metrics, clock);
+    // p.backend has moved into the engine.
+    engine->loop_ = std::make_unique<EngineLoop>(LoopConfig(config, p, *engine->backend_), p.info,
+                                                 engine->runner_.get(), metrics, clock);
     return std::unique_ptr<Engine>(std::move(engine));
   }
 
