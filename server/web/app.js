@@ -15,6 +15,7 @@ const page = {model: "", maxTokens: 0, history: [], running: null};
 
 function showState(state, text) {
   if ($("state").dataset.state === state && $("state-text").textContent === text) return;
+  if ((state === "down") !== ($("state").dataset.state === "down")) $("announce").textContent = `The server is ${text}.`;
   $("state").dataset.state = state;
   $("state-text").textContent = text;
 }

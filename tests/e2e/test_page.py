@@ -78,6 +78,20 @@ def test_an_example_is_one_click_away(page):
         assert page.js("document.querySelectorAll('#suggestions button').length") >= 3
 
 
+def test_earlier_answers_are_sent_only_when_wanted(page):
+    page.click("#show-me")
+    sent = []
+    for question in ("Who is the mayor of Altmark?", "What is Altmark known for?"):
+        _, cached, computed = ask(page, question)
+        sent.append(cached + computed)
+    assert sent[1] <= sent[0]
+    page.click("#follow")
+    _, cached, computed = ask(page, "What is Altmark known for?")
+    assert cached + computed > sent[1] + 20
+    page.click("#forget")
+    assert page.js("document.querySelectorAll('#answers li').length") == 0 and page.js("!document.getElementById('empty').hidden")
+
+
 def test_html_in_document_and_question_stays_text(page):
     paste(page, "#document", HOSTILE + " " + DOCUMENT)
     ask(page, HOSTILE)
