@@ -51,9 +51,9 @@ ExitCode Begin(Connection& connection, const Options& options, v1::ChatCompletio
     return kUsage;
   }
   if (!connection.Reach()) return kUnreachable;
-  grpc::Status status = NewRequest(connection, options, request);
+  absl::Status status = NewRequest(connection, options, request);
   if (!status.ok()) return TakeInterrupted() ? kInterrupted : connection.Explain(status);
-  if (!system.empty()) AddMessage(request, "system", system);
+  if (!system.empty()) client::AddMessage(request, "system", system);
   return kDone;
 }
 
@@ -65,10 +65,10 @@ ExitCode RunAsk(Connection& connection, const Options& options) {
   for (const std::string& typed : options.arguments) {
     std::string_view question = Trim(typed);
     v1::ChatCompletionRequest with_question = request;
-    AddMessage(with_question, "user", question);
+    client::AddMessage(with_question, "user", question);
     Answer answer;
     LivePrinter print;
-    grpc::Status status = Generate(connection, with_question, answer, [&](std::string_view piece) {
+    absl::Status status = Generate(connection, with_question, answer, [&](std::string_view piece) {
       if (!options.json) print(piece);
     });
     if (status.ok() && options.json)
@@ -99,14 +99,14 @@ ExitCode RunChat(Connection& connection, const Options& options) {
       fmt::print(stderr, "t6: that line is not valid UTF-8\n");
       continue;
     }
-    AddMessage(request, "user", text);
+    client::AddMessage(request, "user", text);
     Answer answer;
-    grpc::Status status = Generate(connection, request, answer, LivePrinter());
+    absl::Status status = Generate(connection, request, answer, LivePrinter());
     fmt::print("\n");
     std::fflush(stdout);
     bool interrupted = TakeInterrupted();
     if (status.ok() || interrupted) {
-      AddMessage(request, "assistant", answer.text);
+      client::AddMessage(request, "assistant", answer.text);
       if (options.stats && !interrupted) fmt::print(stderr, "  ({})\n", Describe(answer));
       last = kDone;
     } else {

@@ -1,8 +1,6 @@
 #include "clients/cli/connection.h"
 
 #include <fmt/format.h>
-#include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 
 #include <chrono>
 #include <cstdio>
@@ -10,45 +8,44 @@
 namespace t6::cli {
 namespace {
 
-constexpr int kLargestMessage = 64 << 20;
 constexpr std::chrono::seconds kConnectTimeout(3);
 
-const char* NameOf(grpc::StatusCode code) {
+const char* NameOf(absl::StatusCode code) {
   switch (code) {
-    case grpc::StatusCode::CANCELLED:
+    case absl::StatusCode::kCancelled:
       return "cancelled";
-    case grpc::StatusCode::INVALID_ARGUMENT:
+    case absl::StatusCode::kInvalidArgument:
       return "refused";
-    case grpc::StatusCode::NOT_FOUND:
+    case absl::StatusCode::kNotFound:
       return "not found";
-    case grpc::StatusCode::RESOURCE_EXHAUSTED:
+    case absl::StatusCode::kResourceExhausted:
       return "the server is at its limit, try again later";
-    case grpc::StatusCode::UNAVAILABLE:
+    case absl::StatusCode::kUnavailable:
       return "the server takes no requests right now";
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
+    case absl::StatusCode::kDeadlineExceeded:
       return "out of time";
-    case grpc::StatusCode::UNAUTHENTICATED:
+    case absl::StatusCode::kUnauthenticated:
       return "not allowed";
-    case grpc::StatusCode::UNIMPLEMENTED:
+    case absl::StatusCode::kUnimplemented:
       return "the server does not know this call; is it a t6d?";
     default:
       return "the server failed";
   }
 }
 
-}  // namespace
-
-Connection::Connection(const std::string& address) : address_(address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kLargestMessage);
-  channel_ = grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-  chat = v1::Chat::NewStub(channel_);
-  models = v1::Models::NewStub(channel_);
-  health = grpc::health::v1::Health::NewStub(channel_);
+client::ClientOptions ClientOptionsOf(const Options& options) {
+  client::ClientOptions result;
+  result.api_key = options.api_key;
+  return result;
 }
 
+}  // namespace
+
+Connection::Connection(const Options& options)
+    : client(options.server, ClientOptionsOf(options)), address_(options.server) {}
+
 bool Connection::Reach() {
-  if (channel_->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout)) return true;
+  if (client.WaitForConnected(kConnectTimeout)) return true;
   fmt::print(stderr,
              "t6: no server answers at {}. Start one with `make serve` or\n"
              "    t6d --model DIR, or say where it is with --server HOST:PORT (the gRPC address).\n",
@@ -56,8 +53,8 @@ bool Connection::Reach() {
   return false;
 }
 
-ExitCode Connection::Explain(const grpc::Status& status) const {
-  fmt::print(stderr, "t6: {}: {}\n", NameOf(status.error_code()), status.error_message());
+ExitCode Connection::Explain(const absl::Status& status) const {
+  fmt::print(stderr, "t6: {}: {}\n", NameOf(status.code()), std::string(status.message()));
   return kFailed;
 }
 

@@ -43,28 +43,20 @@ bool ReadDocument(const std::string& path, std::string& text, std::string& error
 
 }  // namespace
 
-void AddMessage(v1::ChatCompletionRequest& request, std::string_view role, std::string_view content) {
-  v1::ChatMessage* message = request.add_messages();
-  message->set_role(std::string(role));
-  message->set_content(std::string(content));
-}
-
-grpc::Status NewRequest(Connection& connection, const Options& options, v1::ChatCompletionRequest& request) {
+absl::Status NewRequest(Connection& connection, const Options& options, v1::ChatCompletionRequest& request) {
   request.set_model(options.model);
   if (options.model.empty()) {
-    grpc::ClientContext context;
-    Interruptible interruptible(&context);
-    v1::ListModelsResponse models;
-    grpc::Status status = connection.models->List(&context, {}, &models);
-    if (!status.ok()) return status;
-    if (models.models().empty()) return {grpc::StatusCode::NOT_FOUND, "the server has no model"};
-    request.set_model(models.models(0).id());
+    Interruptible interruptible;
+    const auto models = connection.client.Models({.stop = interruptible.token()});
+    if (!models.ok()) return models.status();
+    if (models->empty()) return absl::NotFoundError("the server has no model");
+    request.set_model(models->front().id());
   }
   v1::SamplingOptions& sampling = *request.mutable_sampling();
   if (options.temperature) sampling.set_temperature(*options.temperature);
   if (options.max_tokens) sampling.set_max_tokens(*options.max_tokens);
   if (options.seed) sampling.set_seed(*options.seed);
-  return grpc::Status::OK;
+  return absl::OkStatus();
 }
 
 bool SystemMessage(const Options& options, std::string& message, std::string& error) {
@@ -78,31 +70,28 @@ bool SystemMessage(const Options& options, std::string& message, std::string& er
   return true;
 }
 
-grpc::Status Generate(Connection& connection, const v1::ChatCompletionRequest& request, Answer& answer,
+absl::Status Generate(Connection& connection, const v1::ChatCompletionRequest& request, Answer& answer,
                       const std::function<void(std::string_view)>& piece) {
   auto start = Clock::now();
-  grpc::ClientContext context;
-  Interruptible interruptible(&context);
-  auto reader = connection.chat->StreamCompletion(&context, request);
-  v1::ChatCompletionChunk chunk;
+  Interruptible interruptible;
+  client::ChatStream stream = connection.client.StreamChat(request, {.stop = interruptible.token()});
   bool first = true;
-  while (reader->Read(&chunk)) {
+  for (const v1::ChatCompletionChunk& chunk : stream) {
     if (chunk.has_usage()) answer.usage = chunk.usage();
     if (!chunk.has_choice()) continue;
     if (chunk.choice().finish_reason() != v1::FINISH_REASON_UNSPECIFIED) {
       answer.finish_reason = chunk.choice().finish_reason();
     }
-    const std::string& text = chunk.choice().message().content();
+    const std::string& text = client::TextOf(chunk);
     if (text.empty()) continue;
     if (first) answer.first_token_ms = MillisecondsSince(start);
     first = false;
     answer.text += text;
     piece(text);
   }
-  grpc::Status status = reader->Finish();
   answer.total_ms = MillisecondsSince(start);
   if (first) answer.first_token_ms = answer.total_ms;  // an empty answer
-  return status;
+  return stream.status();
 }
 
 std::string Describe(const Answer& answer) {

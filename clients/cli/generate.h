@@ -20,19 +20,17 @@ struct Answer {
 
 // The request that `options` ask for, without messages; the model's name comes from the server unless it was
 // given.
-grpc::Status NewRequest(Connection& connection, const Options& options, v1::ChatCompletionRequest& request);
+absl::Status NewRequest(Connection& connection, const Options& options, v1::ChatCompletionRequest& request);
 
 // `--system` and `--document` as one system message; `error` says what is wrong with the document.
 bool SystemMessage(const Options& options, std::string& message, std::string& error);
 
 // Calls `piece` with each new piece of text. CANCELLED after ctrl-C, with what had come until then in
 // `answer`.
-grpc::Status Generate(Connection& connection, const v1::ChatCompletionRequest& request, Answer& answer,
+absl::Status Generate(Connection& connection, const v1::ChatCompletionRequest& request, Answer& answer,
                       const std::function<void(std::string_view)>& piece);
 
 // "36 of 92 prompt tokens cached, 4 new, first token 8.1 ms, total 12.0 ms"
 std::string Describe(const Answer& answer);
-
-void AddMessage(v1::ChatCompletionRequest& request, std::string_view role, std::string_view content);
 
 }  // namespace t6::cli

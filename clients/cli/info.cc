@@ -11,14 +11,12 @@ namespace t6::cli {
 
 ExitCode RunModels(Connection& connection, const Options& options) {
   if (!connection.Reach()) return kUnreachable;
-  grpc::ClientContext context;
-  Interruptible interruptible(&context);
-  v1::ListModelsResponse response;
-  grpc::Status status = connection.models->List(&context, {}, &response);
-  if (!status.ok()) return TakeInterrupted() ? kInterrupted : connection.Explain(status);
+  Interruptible interruptible;
+  const auto listed = connection.client.Models({.stop = interruptible.token()});
+  if (!listed.ok()) return TakeInterrupted() ? kInterrupted : connection.Explain(listed.status());
   if (options.json) {
     auto models = nlohmann::ordered_json::array();
-    for (const v1::Model& model : response.models()) {
+    for (const v1::Model& model : *listed) {
       models.push_back({{"id", model.id()},
                         {"variant", model.variant()},
                         {"n_parameters", model.n_parameters()},
@@ -29,7 +27,7 @@ ExitCode RunModels(Connection& connection, const Options& options) {
     fmt::print("{}\n", models.dump(2));
     return kDone;
   }
-  for (const v1::Model& model : response.models()) {
+  for (const v1::Model& model : *listed) {
     fmt::print("{}\n  {}, {:.1f} M parameters, vocabulary {}, context {} tokens\n  on {}\n", model.id(),
                model.variant(), static_cast<double>(model.n_parameters()) / 1e6, model.vocab_size(),
                model.max_model_len(), model.device());
@@ -38,27 +36,23 @@ ExitCode RunModels(Connection& connection, const Options& options) {
 }
 
 ExitCode RunHealth(Connection& connection, const Options& options) {
-  using grpc::health::v1::HealthCheckResponse;
   if (!connection.Reach()) return kUnreachable;
-  grpc::ClientContext context;
-  Interruptible interruptible(&context);
-  grpc::health::v1::HealthCheckRequest request;
-  if (!options.arguments.empty()) request.set_service(options.arguments[0]);
-  HealthCheckResponse response;
-  grpc::Status status = connection.health->Check(&context, request, &response);
-  if (status.error_code() == grpc::StatusCode::NOT_FOUND) {
-    fmt::print(stderr, "t6: the server has no service '{}'\n", request.service());
+  const std::string service = options.arguments.empty() ? "" : options.arguments[0];
+  Interruptible interruptible;
+  const auto serving = connection.client.IsServing(service, {.stop = interruptible.token()});
+  if (absl::IsNotFound(serving.status())) {
+    fmt::print(stderr, "t6: the server has no service '{}'\n", service);
     return kFailed;
   }
-  if (!status.ok()) return TakeInterrupted() ? kInterrupted : connection.Explain(status);
-  const std::string& name = HealthCheckResponse::ServingStatus_Name(response.status());
+  if (!serving.ok()) return TakeInterrupted() ? kInterrupted : connection.Explain(serving.status());
+  const char* name = *serving ? "SERVING" : "NOT_SERVING";
   if (options.json) {
-    nlohmann::ordered_json json = {{"service", request.service()}, {"status", name}};
+    nlohmann::ordered_json json = {{"service", service}, {"status", name}};
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}\n", name);
   }
-  return response.status() == HealthCheckResponse::SERVING ? kDone : kFailed;
+  return *serving ? kDone : kFailed;
 }
 
 }  // namespace t6::cli

@@ -22,7 +22,7 @@ int main(int argc, char** argv) {
   }
   WatchInterrupts();
   if (options.command == "bench") return RunBench(options.arguments);
-  Connection connection(options.server);
+  Connection connection(options);
   if (options.command == "ask") return RunAsk(connection, options);
   if (options.command == "chat") return RunChat(connection, options);
   if (options.command == "models") return RunModels(connection, options);

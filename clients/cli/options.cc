@@ -22,6 +22,8 @@ const std::vector<Flag<Options>>& Flags() {
          o.server = v;
          return v.find(':') == std::string::npos ? fmt::format("'{}' is not HOST:PORT", v) : std::string();
        }},
+      {"--api-key", "ask chat models health", true,
+       [](Options& o, const std::string& v) { return ParseKey(v, o.api_key); }},
       {"--model", "ask chat", true, [](Options& o, const std::string& v) { return o.model = v, ""; }},
       {"--document", "ask chat", true, [](Options& o, const std::string& v) { return o.document = v, ""; }},
       {"--system", "ask chat", true, [](Options& o, const std::string& v) { return o.system = v, ""; }},
@@ -104,7 +106,9 @@ std::string Help(const std::string& command) {
       "  --max-tokens N       end the answer after N tokens\n"
       "  --seed N             the same draws each time\n"
       "  --stats              after each answer: tokens, how many were cached, times (on standard error)\n";
-  constexpr char kServer[] = "  --server HOST:PORT   the server's gRPC address; default: 127.0.0.1:50051\n";
+  constexpr char kServer[] =
+      "  --server HOST:PORT   the server's gRPC address; default: 127.0.0.1:50051\n"
+      "  --api-key KEY        sent as Authorization: Bearer KEY; @FILE reads it from a file\n";
   if (command == "ask") {
     return fmt::format(
         "usage: t6 ask [--document FILE] [flags] \"question\" ...\n\n"

@@ -14,6 +14,7 @@ struct Options {
   std::string command;                 // ask, chat, models, health, bench; empty if it is none of them
   std::vector<std::string> arguments;  // questions (ask), a service (health), all of bench
   std::string server = "127.0.0.1:50051";
+  std::string api_key;
   std::string model;     // empty: the server's first
   std::string document;  // a file, "-" for standard input
   std::optional<std::string> system;

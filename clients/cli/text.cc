@@ -1,6 +1,11 @@
 #include "clients/cli/text.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <cstdint>
+#include <fstream>
+#include <sstream>
 
 namespace t6::cli {
 
@@ -28,6 +33,26 @@ bool IsUtf8(std::string_view text) {
     if (code >= 0xD800 && code <= 0xDFFF) return false;
   }
   return true;
+}
+
+std::string ValueOrFile(const std::string& text, std::string& out) {
+  if (!text.starts_with('@')) {
+    out = text;
+    return "";
+  }
+  std::ifstream file(text.substr(1), std::ios::binary);
+  std::ostringstream content;
+  if (!(content << file.rdbuf())) return fmt::format("cannot read '{}'", text.substr(1));
+  out = std::string(Trim(content.str()));
+  return "";
+}
+
+std::string ParseKey(const std::string& text, std::string& out) {
+  std::string error = ValueOrFile(text, out);
+  if (!error.empty()) return error;
+  if (out.empty()) return "the key is empty";
+  const bool visible = std::all_of(out.begin(), out.end(), [](char c) { return c > ' ' && c <= '~'; });
+  return visible ? "" : "a key is visible ASCII characters without spaces";
 }
 
 }  // namespace t6::cli

@@ -11,4 +11,10 @@ std::string_view Trim(std::string_view text);
 
 bool IsUtf8(std::string_view text);
 
+// A flag's value, or with a leading @ what a file holds, trimmed. Returns what is wrong, or nothing.
+std::string ValueOrFile(const std::string& text, std::string& out);
+
+// ValueOrFile for an API key: visible ASCII without spaces.
+std::string ParseKey(const std::string& text, std::string& out);
+
 }  // namespace t6::cli

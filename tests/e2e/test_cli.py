@@ -84,6 +84,7 @@ def test_no_server(t6):
     (["ask", "--max-tokens", "0", "Who?"], "'0'"), (["chat", "hello"], "hello"), (["models", "--seed", "1"], "--seed"),
     (["ask", "--document", "/no/such/file", "Who?"], "/no/such/file"), (["ask", "--document", "/", "Who?"], "folder"),
     (["ask", "--document", str(BIN / "t6"), "Who?"], "UTF-8"), (["ask", "Who?", "--seed"], "--seed"),
+    (["ask", "--api-key", "two words", "Who?"], "visible"), (["chat", "--api-key", "@/no/such/file"], "/no/such/file"),
 ], ids=str)
 def test_wrong_usage(arguments, quoted):
     got = subprocess.run([BIN / "t6", *arguments], capture_output=True, text=True, timeout=60)

@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "clients/cli/flags.h"
 #include "clients/cli/options.h"
@@ -30,25 +28,6 @@ std::string ParseSeconds(const std::string& text, double lowest, double highest,
     return fmt::format("'{}' is not a time from {}s to {}s, such as 30s or 2m", text, lowest, highest);
   out = value;
   return "";
-}
-
-// A value, or with a leading @ what a file holds.
-std::string ValueOrFile(const std::string& text, std::string& out) {
-  if (!text.starts_with('@')) {
-    out = text;
-    return "";
-  }
-  std::ifstream file(text.substr(1), std::ios::binary);
-  std::ostringstream content;
-  if (!(content << file.rdbuf())) return fmt::format("cannot read '{}'", text.substr(1));
-  out = std::string(Trim(content.str()));
-  return "";
-}
-
-std::string CheckKey(const std::string& key) {
-  for (const char c : key)
-    if (c < 0x21 || c > 0x7E) return "a key is visible ASCII characters without spaces";
-  return key.empty() ? "the key is empty" : "";
 }
 
 std::string CheckServiceConfig(const std::string& config) {
@@ -84,10 +63,7 @@ std::vector<BenchFlag> ServerFlags() {
          return error.empty() ? CheckServiceConfig(o.service_config) : error;
        }},
       {"--api-key", kCommand, true,
-       [](BenchOptions& o, const std::string& v) {
-         const std::string error = ValueOrFile(v, o.api_key);
-         return error.empty() ? CheckKey(o.api_key) : error;
-       }},
+       [](BenchOptions& o, const std::string& v) { return ParseKey(v, o.api_key); }},
       NumberFlag("--max-tokens", 1, INT32_MAX, &BenchOptions::max_tokens),
       NumberFlag("--temperature", 0.0f, 100.0f, &BenchOptions::temperature),
       Switch("--ignore-eos", &BenchOptions::ignore_eos),

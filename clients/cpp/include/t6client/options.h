@@ -17,24 +17,24 @@ namespace t6::client {
 extern const char kServiceConfig[];
 
 struct ClientOptions {
-  std::string api_key;                               // sent as "Authorization: Bearer"
-  std::string affinity;                              // of calls that name none
-  std::optional<std::chrono::milliseconds> timeout;  // of calls that set none
+  std::string api_key = {};                                         // sent as "Authorization: Bearer"
+  std::string affinity = {};                                        // of calls that name none
+  std::optional<std::chrono::milliseconds> timeout = std::nullopt;  // of calls that set none
   std::string service_config = kServiceConfig;
   bool retry = true;  // false: whatever the service config says
   // Null: no TLS.
-  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr;
 };
 
 struct CallOptions {
   // For all attempts together; the server stops computing when it has passed.
-  std::optional<std::chrono::milliseconds> timeout;
+  std::optional<std::chrono::milliseconds> timeout = std::nullopt;
   // Cancels the call, from any thread.
-  std::stop_token stop;
+  std::stop_token stop = {};
   // Sent as x-t6-context: a balancer takes calls with the same value to the same replica. Visible ASCII.
-  std::string affinity;
+  std::string affinity = {};
   // Sent as x-request-id, for the server's log. Visible ASCII.
-  std::string request_id;
+  std::string request_id = {};
   // Wait for a server that cannot be reached, until the timeout, instead of failing.
   bool wait_for_ready = false;
 };
