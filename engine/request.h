@@ -27,7 +27,7 @@ struct GenerationRequest {
   std::string name;             // for logs: the x-request-id or the API's id
   std::vector<int32_t> prompt;  // at least one token, each below the vocabulary
   SamplingParams sampling;
-  std::string tenant;      // prefixes are never shared across tenants
+  std::string tenant;      // any bytes; prefixes are never shared across tenants
   std::string cache_salt;  // nor across salts
   int32_t priority = 0;    // lower first
   absl::Time deadline = absl::InfiniteFuture();

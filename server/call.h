@@ -13,7 +13,7 @@ namespace t6::server {
 
 struct CallContext {
   std::string request_id;  // x-request-id when the client sent one, else made up; echoed and logged
-  std::string tenant;      // of the API key; empty without keys
+  std::string tenant;      // that the API key names; empty without keys
   absl::Time deadline = absl::InfiniteFuture();
   std::string transport;  // "grpc" or "http", for logs
 };

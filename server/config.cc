@@ -1,14 +1,13 @@
 #include "server/config.h"
 
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 
 #include "server/config_values.h"
 #include "server/error_map.h"
+#include "server/request_id.h"
 
 namespace t6::server {
 namespace {
@@ -16,7 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr int kMaxTokenId = 1 << 30;
 
 struct Option {
@@ -69,6 +67,17 @@ Status AddEosId(ServerConfig& c, std::string_view text) {
   return absl::OkStatus();
 }
 
+// As a browser sends it: scheme and authority, nothing after them.
+Status AddCorsOrigin(ServerConfig& c, std::string_view text) {
+  const size_t scheme = text.find("://");
+  const bool has_authority = scheme != text.npos && scheme > 0 && scheme + 3 < text.size();
+  if (text != "*" && (!has_authority || text.find('/', scheme + 3) != text.npos || !IsValidRequestId(text))) {
+    return InvalidArgument("\"{}\" is neither * nor an origin such as https://example.org", Clipped(text));
+  }
+  c.http.cors_origins.emplace_back(text);
+  return absl::OkStatus();
+}
+
 Status SetCacheBytes(ServerConfig& c, std::string_view text) {
   if (text == "auto") {
     c.engine.cache_bytes = 0;
@@ -99,6 +108,14 @@ constexpr Option kOptions[] = {
      [](C& c, View v) { return Assign(c.http.address, ParseAddress(v)); }},
     {"grpc", "ADDR:PORT", Option::kValue, "gRPC listens here; port 0 takes any (127.0.0.1:50051)",
      [](C& c, View v) { return Assign(c.grpc.address, ParseAddress(v)); }},
+    {"admin", "ADDR:PORT", Option::kValue,
+     "health, readiness, metrics, version over HTTP here; /metrics then only here (off)",
+     [](C& c, View v) { return Assign(c.admin.emplace(), ParseAddress(v)); }},
+    {"api-key-file", "FILE", Option::kValue,
+     "who may call: lines TENANT sha256:HEX, made by `t6 key`; SIGHUP reads it again (everybody)",
+     [](C& c, View v) { return AssignText(c.api_key_file, v); }},
+    {"cors-origin", "ORIGIN", Option::kRepeated,
+     "web pages from here may call over HTTP, * is any; may be repeated (none)", AddCorsOrigin},
     {"device", "auto|cpu|cuda", Option::kValue, "where the model runs (auto)",
      [](C& c, View v) {
        return Assign(c.engine.device, ParseChoice(v, {"auto", "cpu", "cuda"}));
@@ -224,18 +241,6 @@ StatusOr<std::vector<std::string>> TextsOf(const json& value, const Option& opti
   return texts;
 }
 
-StatusOr<std::string> ReadSmallFile(const std::string& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) return InvalidArgument("there is no such file");
-  if (fs::file_size(path, error) > kMaxFileBytes || error)
-    return InvalidArgument("is larger than {} bytes", kMaxFileBytes);
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) return InvalidArgument("cannot be read");
-  return text.str();
-}
-
 StatusOr<GivenMap> ReadJson(const std::string& path, const std::string& text) {
   std::set<std::string> keys;
   std::string twice;
@@ -265,9 +270,16 @@ StatusOr<GivenMap> ReadJson(const std::string& path, const std::string& text) {
 Status Validate(ServerConfig& config) {
   if (config.engine.model_directory.empty())
     return InvalidArgument("--model is missing: the folder of the checkpoint");
-  const ListenAddress &http = config.http.address, &grpc = config.grpc.address;
-  if (http.port != 0 && http.port == grpc.port && http.host == grpc.host) {
-    return InvalidArgument("--http and --grpc are both {}", http.ToString());
+  std::vector<std::pair<std::string_view, ListenAddress>> addresses = {{"--http", config.http.address},
+                                                                       {"--grpc", config.grpc.address}};
+  if (config.admin.has_value()) addresses.emplace_back("--admin", *config.admin);
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      const auto& [name, address] = addresses[i];
+      const auto& [other_name, other] = addresses[j];
+      if (address.port != 0 && address.port == other.port && address.host == other.host)
+        return InvalidArgument("{} and {} are both {}", other_name, name, address.ToString());
+    }
   }
   if (config.served_model_name.empty()) {
     fs::path folder = fs::absolute(config.engine.model_directory).lexically_normal();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,7 +20,7 @@ struct ListenAddress {
   std::string ToString() const;  // IPv6 in brackets
 };
 
-// Bounds of the HTTP transport. Only the address has a flag.
+// Bounds of the HTTP transport. Only address and origins have flags.
 struct HttpConfig {
   ListenAddress address{"127.0.0.1", 8000};
   size_t max_body_bytes = size_t{16} << 20;    // 413
@@ -29,6 +30,7 @@ struct HttpConfig {
   absl::Duration idle_timeout = absl::Seconds(75);   // between two requests of a connection
   absl::Duration read_timeout = absl::Seconds(30);   // first to last byte of a request
   absl::Duration write_timeout = absl::Seconds(60);  // a write that the client does not take
+  std::vector<std::string> cors_origins;             // whose web pages may call; "*": all; empty: none
 };
 
 struct GrpcConfig {
@@ -44,10 +46,12 @@ struct ServerConfig {
   EngineConfig engine;  // n_text_tokens is set later, from the tokenizer
   HttpConfig http;
   GrpcConfig grpc;
-  std::string tokenizer_directory;  // empty: the model's
-  std::string chat_template_file;   // empty: the tokenizer's
-  std::vector<int32_t> eos_ids;     // empty: the model's
-  std::string served_model_name;    // empty in the flags: the last part of the model's folder
+  std::optional<ListenAddress> admin;  // health and metrics on a port of their own
+  std::string api_key_file;            // empty: everybody may call
+  std::string tokenizer_directory;     // empty: the model's
+  std::string chat_template_file;      // empty: the tokenizer's
+  std::vector<int32_t> eos_ids;        // empty: the model's
+  std::string served_model_name;       // empty in the flags: the last part of the model's folder
   absl::Duration drain_grace = absl::Seconds(5);
   absl::Duration drain_deadline = absl::Seconds(45);
   std::string log_level = "info";

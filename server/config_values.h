@@ -21,6 +21,8 @@ StatusOr<size_t> ParseSize(std::string_view text);
 StatusOr<absl::Duration> ParseDuration(std::string_view text);
 // "127.0.0.1:8000", "[::1]:0", "localhost:8000" (which becomes 127.0.0.1).
 StatusOr<ListenAddress> ParseAddress(std::string_view text);
+// The text of a file of at most 1 MiB.
+StatusOr<std::string> ReadSmallFile(const std::string& path);
 StatusOr<std::string> ParseChoice(std::string_view text, std::initializer_list<std::string_view> choices);
 
 }  // namespace t6::server

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
+#include "server/auth.h"
 #include "server/chat_handler.h"
 #include "server/completion_handler.h"
 #include "server/executor.h"
@@ -33,11 +34,11 @@ constexpr absl::Duration kGlance = absl::Milliseconds(10);
 constexpr absl::Duration kHealthGlance = absl::Milliseconds(500);
 
 // Written beside and renamed, so that a reader never sees half of it.
-Status WritePortFile(const std::string& path, int http_port, int grpc_port) {
+Status WritePortFile(const std::string& path, const nlohmann::json& ports) {
   const std::string beside = path + ".tmp";
   {
     std::ofstream out(beside, std::ios::trunc);
-    out << nlohmann::json{{"http", http_port}, {"grpc", grpc_port}}.dump() << "\n";
+    out << ports.dump() << "\n";
     out.flush();
     if (!out) return Unavailable("--port-file {} cannot be written", path);
   }
@@ -51,7 +52,7 @@ Status WritePortFile(const std::string& path, int http_port, int grpc_port) {
 
 // Torn down in the order of Stop(): the transports first, then the executor, then the engine.
 struct Daemon::Impl {
-  Impl(const ServerConfig& c, EngineFactory factory, Daemon* daemon)
+  Impl(const ServerConfig& c, EngineFactory factory)
       : config(c), make_engine(std::move(factory)), metrics(c.served_model_name) {
     const HandlerDeps deps{&slot, &executor, [this](const RequestRecord& record) {
                              metrics.CountRequest(record.transport, record.status.code());
@@ -61,10 +62,10 @@ struct Daemon::Impl {
     completion = MakeCompletionHandler(deps);
     info = MakeInfoHandler(&slot);
     handlers = {chat.get(), completion.get(), info.get()};
-    app = std::make_unique<HttpApi>(handlers, *daemon, config.http.max_json_depth);
   }
   ~Impl() { Stop(absl::InfinitePast()); }
 
+  Status LoadKeys();
   Status Listen(Daemon* daemon);
   Status LoadText();
   Status LoadEngine();
@@ -82,11 +83,14 @@ struct Daemon::Impl {
   std::unique_ptr<ChatHandler> chat;
   std::unique_ptr<CompletionHandler> completion;
   std::unique_ptr<InfoHandler> info;
+  std::unique_ptr<ApiKeys> keys;
   Handlers handlers;
   std::unique_ptr<HttpApi> app;
+  std::unique_ptr<AdminApi> admin_app;
   Executor executor{kExecutorThreads};
   std::unique_ptr<Engine> engine;
   std::unique_ptr<HttpServer> http;
+  std::unique_ptr<HttpServer> admin;  // none: over `http`
   std::unique_ptr<GrpcServer> grpc;
 
   std::atomic<ServingState> state{ServingState::kStarting};
@@ -95,15 +99,37 @@ struct Daemon::Impl {
   bool skip_grace ABSL_GUARDED_BY(mutex) = false;
 };
 
+Status Daemon::Impl::LoadKeys() {
+  if (config.api_key_file.empty()) return absl::OkStatus();
+  const auto count = [this](std::string_view transport) {
+    metrics.CountRequest(transport, absl::StatusCode::kUnauthenticated);
+  };
+  T6_ASSIGN_OR_RETURN(keys, ApiKeys::Load(config.api_key_file, count));
+  handlers.keys = keys.get();
+  spdlog::info("{} API keys from {}", keys->size(), config.api_key_file);
+  return absl::OkStatus();
+}
+
 Status Daemon::Impl::Listen(Daemon* daemon) {
+  app = std::make_unique<HttpApi>(handlers, *daemon, config.http, /*with_metrics=*/!config.admin.has_value());
   T6_ASSIGN_OR_RETURN(http, HttpServer::Start(executor.io(), config.http, app.get()));
   T6_ASSIGN_OR_RETURN(grpc, GrpcServer::Start(config.grpc, handlers, daemon, &executor));
-  const ListenAddress http_address{config.http.address.host, static_cast<uint16_t>(http->port())};
-  const ListenAddress grpc_address{config.grpc.address.host, static_cast<uint16_t>(grpc->port())};
-  spdlog::info("http listening on {}", http_address.ToString());
-  spdlog::info("grpc listening on {}", grpc_address.ToString());
-  return config.port_file.empty() ? absl::OkStatus()
-                                  : WritePortFile(config.port_file, http->port(), grpc->port());
+  nlohmann::json ports;
+  const auto listening = [&ports](const char* name, const ListenAddress& asked, int port) {
+    ports[name] = port;
+    const ListenAddress address{asked.host, static_cast<uint16_t>(port)};
+    spdlog::info("{} listening on {}", name, address.ToString());
+  };
+  listening("http", config.http.address, http->port());
+  listening("grpc", config.grpc.address, grpc->port());
+  if (config.admin.has_value()) {
+    HttpConfig admin_config = config.http;
+    admin_config.address = *config.admin;
+    admin_app = std::make_unique<AdminApi>(*daemon);
+    T6_ASSIGN_OR_RETURN(admin, HttpServer::Start(executor.io(), admin_config, admin_app.get()));
+    listening("admin", *config.admin, admin->port());
+  }
+  return config.port_file.empty() ? absl::OkStatus() : WritePortFile(config.port_file, ports);
 }
 
 // Without a tokenizer the model still serves token ids, and without a template completions: unless a flag
@@ -175,20 +201,23 @@ void Daemon::Impl::SetState(ServingState next) {
 void Daemon::Impl::Stop(absl::Time deadline) {
   state = ServingState::kStopped;
   if (http != nullptr) http->Stop(deadline);
+  if (admin != nullptr) admin->Stop(absl::InfinitePast());
   grpc = nullptr;  // cancels what is left
   http = nullptr;
+  admin = nullptr;
   executor.Stop();
   slot.Set(nullptr);
   engine = nullptr;
 }
 
 Daemon::Daemon(const ServerConfig& config, EngineFactory make_engine)
-    : impl_(std::make_unique<Impl>(config, std::move(make_engine), this)) {}
+    : impl_(std::make_unique<Impl>(config, std::move(make_engine))) {}
 
 Daemon::~Daemon() = default;
 
 Status Daemon::Start() {
   const absl::Time start = absl::Now();
+  T6_RETURN_IF_ERROR(impl_->LoadKeys());
   T6_RETURN_IF_ERROR(impl_->Listen(this));
   T6_RETURN_IF_ERROR(impl_->LoadText());
   T6_RETURN_IF_ERROR(impl_->LoadEngine());
@@ -238,9 +267,19 @@ void Daemon::RequestStop(bool skip_grace) {
   impl_->skip_grace |= skip_grace;
 }
 
+Status Daemon::ReloadKeys() {
+  if (impl_->keys == nullptr)
+    return Status(absl::StatusCode::kFailedPrecondition, "there is no --api-key-file");
+  T6_RETURN_IF_ERROR(impl_->keys->Reload());
+  spdlog::info("{} API keys from {}", impl_->keys->size(), impl_->config.api_key_file);
+  return absl::OkStatus();
+}
+
 int Daemon::http_port() const { return impl_->http->port(); }
 
 int Daemon::grpc_port() const { return impl_->grpc->port(); }
+
+int Daemon::admin_port() const { return impl_->admin == nullptr ? 0 : impl_->admin->port(); }
 
 ServingState Daemon::state() const { return impl_->state; }
 

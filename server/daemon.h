@@ -30,8 +30,12 @@ class Daemon final : public Admin {
   // Thread-safe, not for signal handlers.
   void RequestStop(bool skip_grace);
 
+  // Reads --api-key-file again; an error leaves the keys as they were. Thread-safe.
+  Status ReloadKeys();
+
   int http_port() const;
   int grpc_port() const;
+  int admin_port() const;  // 0: no port of its own
 
   ServingState state() const override;
   std::string MetricsText() const override;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "server/auth.h"
 #include "server/generation.h"
 #include "server/handlers.h"
 #include "server/request_id.h"
@@ -88,6 +89,7 @@ class GenerationHandlerBase : public GenerationHandler<Request, Response, Chunk>
     spec.record.id = context.request_id;
     spec.record.transport = context.transport;
     spec.record.endpoint = endpoint_;
+    spec.record.tenant = context.tenant;
     RequestRecord refused = spec.record;
     auto generation = TryBegin(request, context, std::move(spec), header);
     if (!generation.ok() && deps_.sink) {
@@ -106,9 +108,10 @@ class GenerationHandlerBase : public GenerationHandler<Request, Response, Chunk>
     if (context.deadline <= absl::Now())
       return Status(absl::StatusCode::kDeadlineExceeded, "the deadline has passed");
     T6_ASSIGN_OR_RETURN(spec.prompts, Prepare(*model, request));
+    const std::string tenant_key = TenantPageKey(context.tenant);
     for (GenerationSpec::Prompt& prompt : spec.prompts) {
       prompt.request.name = context.request_id;
-      prompt.request.tenant = context.tenant;
+      prompt.request.tenant = tenant_key;
       prompt.request.deadline = context.deadline;
       prompt.request.cache_salt = request.cache_salt();
       prompt.request.priority = request.priority();

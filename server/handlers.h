@@ -43,11 +43,14 @@ class InfoHandler {
   virtual StatusOr<v1::DetokenizeResponse> Detokenize(const v1::DetokenizeRequest& request) const = 0;
 };
 
-// Everything a transport needs. The handlers outlive the transports.
+class ApiKeys;
+
+// Everything a transport needs. All of it outlives the transports.
 struct Handlers {
   ChatHandler* chat = nullptr;
   CompletionHandler* completion = nullptr;
   InfoHandler* info = nullptr;
+  const ApiKeys* keys = nullptr;  // none: everybody may call
 };
 
 }  // namespace t6::server

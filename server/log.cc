@@ -44,15 +44,13 @@ class JsonFormatter final : public spdlog::formatter {
 void LogFromGrpc(gpr_log_func_args* args) { spdlog::debug("grpc: {}", args->message); }
 
 ordered_json ToJson(const RequestRecord& r) {
-  ordered_json line = {{"time", Timestamp(absl::Now())},
-                       {"level", "info"},
-                       {"message", "request"},
-                       {"id", r.id},
-                       {"transport", r.transport},
-                       {"endpoint", r.endpoint},
-                       {"prompt_tokens", r.prompt_tokens},
-                       {"cached_tokens", r.cached_tokens},
-                       {"completion_tokens", r.completion_tokens}};
+  ordered_json line = {{"time", Timestamp(absl::Now())}, {"level", "info"},
+                       {"message", "request"},           {"id", r.id},
+                       {"transport", r.transport},       {"endpoint", r.endpoint}};
+  if (!r.tenant.empty()) line["tenant"] = r.tenant;
+  line.update({{"prompt_tokens", r.prompt_tokens},
+               {"cached_tokens", r.cached_tokens},
+               {"completion_tokens", r.completion_tokens}});
   if (r.queue) line["queue_ms"] = Milliseconds(*r.queue);
   if (r.first_token) line["first_token_ms"] = Milliseconds(*r.first_token);
   line["total_ms"] = Milliseconds(r.total);
@@ -62,8 +60,9 @@ ordered_json ToJson(const RequestRecord& r) {
 }
 
 std::string ToText(const RequestRecord& r) {
-  std::string line = fmt::format("request {} {}/{} in={} cached={} out={}", r.id, r.transport, r.endpoint,
-                                 r.prompt_tokens, r.cached_tokens, r.completion_tokens);
+  std::string line = fmt::format("request {} {}/{}", r.id, r.transport, r.endpoint);
+  if (!r.tenant.empty()) line += fmt::format(" tenant={}", r.tenant);
+  line += fmt::format(" in={} cached={} out={}", r.prompt_tokens, r.cached_tokens, r.completion_tokens);
   if (r.queue) line += fmt::format(" queue={:.1f}ms", Milliseconds(*r.queue));
   if (r.first_token) line += fmt::format(" first={:.1f}ms", Milliseconds(*r.first_token));
   line += fmt::format(" total={:.1f}ms {}", Milliseconds(r.total), r.finish);

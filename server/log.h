@@ -19,6 +19,7 @@ struct RequestRecord {
   std::string id;
   std::string transport;  // "grpc" or "http"
   std::string endpoint;   // "chat" or "completion"
+  std::string tenant;     // empty without API keys
   int64_t prompt_tokens = 0;
   int64_t cached_tokens = 0;
   int64_t completion_tokens = 0;

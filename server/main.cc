@@ -28,10 +28,12 @@ int Fail(const Status& status, int code) {
   return code;
 }
 
-// Turns SIGTERM and SIGINT into RequestStop on a thread of its own. Ctrl-C means nobody balances: no grace.
+// Turns SIGTERM and SIGINT into RequestStop, and SIGHUP into ReloadKeys where there are keys, on a thread of
+// its own. Ctrl-C means nobody balances: no grace.
 class SignalWatch {
  public:
-  explicit SignalWatch(Daemon* daemon) : daemon_(daemon), signals_(io_, SIGTERM, SIGINT) {
+  SignalWatch(Daemon* daemon, bool has_keys) : daemon_(daemon), signals_(io_, SIGTERM, SIGINT) {
+    if (has_keys) signals_.add(SIGHUP);
     Listen();
     thread_ = std::thread([this] { io_.run(); });
   }
@@ -44,11 +46,21 @@ class SignalWatch {
   void Listen() {
     signals_.async_wait([this](const boost::system::error_code& error, int signal) {
       if (error) return;
-      // Nothing is in flight yet, and loading cannot be interrupted.
-      if (daemon_->state() == ServingState::kStarting) std::_Exit(EXIT_SUCCESS);
-      daemon_->RequestStop(/*skip_grace=*/signal == SIGINT);
+      if (signal == SIGHUP) {
+        ReloadKeys();
+      } else {
+        // Nothing is in flight yet, and loading cannot be interrupted.
+        if (daemon_->state() == ServingState::kStarting) std::_Exit(EXIT_SUCCESS);
+        daemon_->RequestStop(/*skip_grace=*/signal == SIGINT);
+      }
       Listen();
     });
+  }
+
+  void ReloadKeys() {
+    if (daemon_->state() == ServingState::kStarting) return;  // they have just been read
+    if (const Status reloaded = daemon_->ReloadKeys(); !reloaded.ok())
+      spdlog::error("SIGHUP: {}; the keys stay as they were", MessageOf(reloaded));
   }
 
   Daemon* const daemon_;
@@ -78,7 +90,7 @@ int Serve(const ServerConfig& config) {
   Daemon daemon(config, [](const EngineConfig& engine, EngineMetrics* metrics) {
     return Engine::Create(engine, metrics);
   });
-  SignalWatch signals(&daemon);
+  SignalWatch signals(&daemon, !config.api_key_file.empty());
   if (Status started = daemon.Start(); !started.ok()) return Fail(started, kFailure);
   if (Status ended = daemon.Wait(); !ended.ok()) return Fail(ended, kFailure);
   return EXIT_SUCCESS;

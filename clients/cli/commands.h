@@ -15,5 +15,6 @@ ExitCode RunModels(Connection& connection, const Options& options);
 // `arguments`: all after "bench".
 ExitCode RunBench(const std::vector<std::string>& arguments);
 ExitCode RunHealth(Connection& connection, const Options& options);
+ExitCode RunKey(const Options& options);  // needs no server
 
 }  // namespace t6::cli

@@ -25,7 +25,7 @@ const char* NameOf(absl::StatusCode code) {
     case absl::StatusCode::kDeadlineExceeded:
       return "out of time";
     case absl::StatusCode::kUnauthenticated:
-      return "not allowed";
+      return "not allowed (--api-key gives the key)";
     case absl::StatusCode::kUnimplemented:
       return "the server does not know this call; is it a t6d?";
     default:

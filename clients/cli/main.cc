@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   }
   WatchInterrupts();
   if (options.command == "bench") return RunBench(options.arguments);
+  if (options.command == "key") return RunKey(options);
   Connection connection(options);
   if (options.command == "ask") return RunAsk(connection, options);
   if (options.command == "chat") return RunChat(connection, options);

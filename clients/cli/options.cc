@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <string_view>
 
 #include "clients/cli/bench/bench_options.h"
@@ -13,7 +14,7 @@
 namespace t6::cli {
 namespace {
 
-constexpr std::array kCommands = {"ask", "chat", "models", "health", "bench"};
+constexpr std::array kCommands = {"ask", "chat", "models", "health", "bench", "key"};
 
 const std::vector<Flag<Options>>& Flags() {
   static const auto* flags = new std::vector<Flag<Options>>{
@@ -34,7 +35,7 @@ const std::vector<Flag<Options>>& Flags() {
       {"--seed", "ask chat", true,
        [](Options& o, const std::string& v) { return ParseNumber<uint64_t>(v, 0, UINT64_MAX, o.seed); }},
       {"--stats", "ask chat", false, [](Options& o, const std::string&) { return o.stats = true, ""; }},
-      {"--json", "ask models health", false,
+      {"--json", "ask models health key", false,
        [](Options& o, const std::string&) { return o.json = true, ""; }},
   };
   return *flags;
@@ -48,6 +49,15 @@ std::string CheckWhole(const Options& options) {
     return fmt::format("{} takes no argument, but got '{}'", command, options.arguments[0]);
   }
   if (command == "health" && n > 1) return "health takes one service at most";
+  // What t6d takes in its key file.
+  const auto is_name_byte = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '.' || c == '_' || c == '-';
+  };
+  if (command == "key" &&
+      (n != 1 || options.arguments[0].empty() || options.arguments[0].size() > 64 ||
+       !std::all_of(options.arguments[0].begin(), options.arguments[0].end(), is_name_byte))) {
+    return "key takes one tenant's name: 1 to 64 letters, digits, dots, dashes, underscores";
+  }
   if (command == "chat" && options.document == "-")
     return "chat reads what you type; --document needs a file";
   for (const std::string& text : options.arguments) {
@@ -64,7 +74,7 @@ std::string CheckWhole(const Options& options) {
 ParseResult Parse(const std::vector<std::string>& arguments) {
   ParseResult result;
   Options& options = result.options;
-  if (arguments.empty()) return {{}, "what to do? One of: ask, chat, models, health, bench"};
+  if (arguments.empty()) return {{}, "what to do? One of: ask, chat, models, health, bench, key"};
   for (const std::string& argument : arguments) {
     if (argument == "--") break;
     if (argument == "--help" || argument == "-h" || argument == "help") options.help = true;
@@ -73,7 +83,7 @@ ParseResult Parse(const std::vector<std::string>& arguments) {
   if (std::find(kCommands.begin(), kCommands.end(), options.command) == kCommands.end()) {
     if (!options.help) {
       result.error =
-          fmt::format("unknown command '{}'; one of: ask, chat, models, health, bench", options.command);
+          fmt::format("unknown command '{}'; one of: ask, chat, models, health, bench, key", options.command);
     }
     options.command.clear();
     return result;
@@ -143,13 +153,22 @@ std::string Help(const std::string& command) {
         kServer);
   }
   if (command == "bench") return BenchHelp();
+  if (command == "key") {
+    return "usage: t6 key TENANT [flags]\n\n"
+           "Makes an API key. The line for t6d's --api-key-file goes to standard output, the key itself to "
+           "standard error:\n"
+           "    t6 key acme >> /etc/t6d/keys\n"
+           "Several keys may name one tenant; tenants never share cached prefixes.\n\n"
+           "  --json               both as one JSON object\n";
+  }
   return "usage: t6 COMMAND [flags]\n\n"
          "A client for t6d, over gRPC; bench also over HTTP.\n\n"
          "  t6 ask --document FILE \"question\" ...   ask about a document\n"
          "  t6 chat                                 talk with the model\n"
          "  t6 models                               what the server has\n"
          "  t6 health                               whether it takes requests\n"
-         "  t6 bench                                load it and measure\n\n"
+         "  t6 bench                                load it and measure\n"
+         "  t6 key TENANT                           make an API key\n\n"
          "t6 COMMAND --help says more.\n"
          "Exit codes: 0 done; 1 the server refused or failed; 2 wrong usage; 3 no server there; 130 "
          "interrupted.\n";

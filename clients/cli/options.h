@@ -11,8 +11,8 @@ namespace t6::cli {
 inline constexpr char kDefaultSystem[] = "Answer the question from the document. Be short.";
 
 struct Options {
-  std::string command;                 // ask, chat, models, health, bench; empty if it is none of them
-  std::vector<std::string> arguments;  // questions (ask), a service (health), all of bench
+  std::string command;                 // ask, chat, models, health, bench, key; empty if it is none of them
+  std::vector<std::string> arguments;  // questions (ask), a service (health), a tenant (key), all of bench
   std::string server = "127.0.0.1:50051";
   std::string api_key;
   std::string model;     // empty: the server's first

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "server/auth.h"
 #include "server/error_map.h"
 #include "server/request_id.h"
 
@@ -9,6 +10,13 @@ namespace t6::server {
 namespace {
 
 constexpr char kRequestId[] = "x-request-id";
+
+std::string_view MetadataOf(const grpc::CallbackServerContext& context, const char* name) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find(name);
+  return found == metadata.end() ? std::string_view()
+                                 : std::string_view(found->second.data(), found->second.size());
+}
 
 // A header value is visible ASCII; a field's name may quote what a client sent.
 bool IsHeaderSafe(const std::string& text) { return IsValidRequestId(text); }
@@ -18,10 +26,7 @@ bool IsHeaderSafe(const std::string& text) { return IsValidRequestId(text); }
 CallContext BeginCall(grpc::CallbackServerContext* context) {
   CallContext call;
   call.transport = "grpc";
-  const auto& metadata = context->client_metadata();
-  const auto id = metadata.find(kRequestId);
-  call.request_id = RequestIdFrom(
-      id == metadata.end() ? std::string_view() : std::string_view(id->second.data(), id->second.size()));
+  call.request_id = RequestIdFrom(MetadataOf(*context, kRequestId));
   // In the trailers: with a header of its own a refusal would look to gRPC's clients like an answer that has
   // begun, which they never retry.
   context->AddTrailingMetadata(kRequestId, call.request_id);
@@ -42,7 +47,12 @@ grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context)
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(MessageOf(status)));
 }
 
-Status CheckAccepting(const Admin& admin) {
+Status Admit(const GrpcDeps& deps, const grpc::CallbackServerContext& context, CallContext* call) {
+  if (deps.handlers.keys != nullptr) {
+    T6_ASSIGN_OR_RETURN(call->tenant,
+                        deps.handlers.keys->Check(MetadataOf(context, "authorization"), call->transport));
+  }
+  const Admin& admin = *deps.admin;
   if (admin.accepts_requests()) return absl::OkStatus();
   switch (admin.state()) {
     case ServingState::kStarting:

@@ -27,7 +27,8 @@ struct GrpcDeps {
 CallContext BeginCall(grpc::CallbackServerContext* context);
 // Adds grpc-retry-pushback-ms where a retry makes sense, and the field at fault as t6-error-param.
 grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context);
-// UNAVAILABLE while the model loads and once the server drains.
-Status CheckAccepting(const Admin& admin);
+// UNAUTHENTICATED without a known API key, where keys are asked for; UNAVAILABLE while the model loads and
+// once the server drains. Fills in the call's tenant.
+Status Admit(const GrpcDeps& deps, const grpc::CallbackServerContext& context, CallContext* call);
 
 }  // namespace t6::server

@@ -26,9 +26,10 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     state_->context = context;
     CallContext call = BeginCall(context);
     // `request` and `response` live until Finish, which until this ran only comes after `begun`.
-    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request, response] {
-      state->Begin(deps, handler, call, *request, response);
-    });
+    deps.executor->Post(
+        [state = state_, &deps, handler, call = std::move(call), request, response]() mutable {
+          state->Begin(deps, handler, std::move(call), *request, response);
+        });
   }
 
   void OnCancel() override { state_->Cancel(); }
@@ -46,14 +47,14 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     bool begun ABSL_GUARDED_BY(mutex) = false;
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
 
-    void Begin(const GrpcDeps& deps, Handler* handler, const CallContext& call_context,
-               const Request& request, Response* response) {
+    void Begin(const GrpcDeps& deps, Handler* handler, CallContext call_context, const Request& request,
+               Response* response) {
       {
         absl::MutexLock lock(&mutex);
         if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
       }
       StatusOr<std::unique_ptr<UnaryCall>> started =
-          CheckedCreate(deps, handler, call_context, request, response);
+          CheckedCreate(deps, handler, &call_context, request, response);
       std::unique_ptr<UnaryCall> dropped;  // destroyed outside the lock
       absl::MutexLock lock(&mutex);
       begun = true;
@@ -66,10 +67,10 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     }
 
     StatusOr<std::unique_ptr<UnaryCall>> CheckedCreate(const GrpcDeps& deps, Handler* handler,
-                                                       const CallContext& call_context,
-                                                       const Request& request, Response* response) {
-      T6_RETURN_IF_ERROR(CheckAccepting(*deps.admin));
-      return handler->Create(request, call_context,
+                                                       CallContext* call_context, const Request& request,
+                                                       Response* response) {
+      T6_RETURN_IF_ERROR(Admit(deps, *context, call_context));
+      return handler->Create(request, *call_context,
                              [self = this->shared_from_this(), response](StatusOr<Response> answer) {
                                self->Answer(std::move(answer), response);
                              });
@@ -114,8 +115,8 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     state_->reactor = this;
     state_->context = context;
     CallContext call = BeginCall(context);
-    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request] {
-      state->Begin(deps, handler, call, *request);
+    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request]() mutable {
+      state->Begin(deps, handler, std::move(call), *request);
     });
   }
 
@@ -137,14 +138,13 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     bool writing ABSL_GUARDED_BY(mutex) = false;
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
 
-    void Begin(const GrpcDeps& deps, Handler* handler, const CallContext& call_context,
-               const Request& request) {
+    void Begin(const GrpcDeps& deps, Handler* handler, CallContext call_context, const Request& request) {
       {
         absl::MutexLock lock(&mutex);
         if (cancelled) return Finish(absl::CancelledError("the client cancelled the request"));
       }
       StatusOr<std::unique_ptr<StreamingCall<Chunk>>> started =
-          CheckedStream(deps, handler, call_context, request);
+          CheckedStream(deps, handler, &call_context, request);
       absl::MutexLock lock(&mutex);
       begun = true;
       if (!started.ok()) return Finish(started.status());
@@ -154,10 +154,10 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     }
 
     StatusOr<std::unique_ptr<StreamingCall<Chunk>>> CheckedStream(const GrpcDeps& deps, Handler* handler,
-                                                                  const CallContext& call_context,
+                                                                  CallContext* call_context,
                                                                   const Request& request) {
-      T6_RETURN_IF_ERROR(CheckAccepting(*deps.admin));
-      return handler->Stream(request, call_context);
+      T6_RETURN_IF_ERROR(Admit(deps, *context, call_context));
+      return handler->Stream(request, *call_context);
     }
 
     void Pull() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -207,16 +207,17 @@ template <typename Response, typename Answer>
 grpc::ServerUnaryReactor* AnswerOnExecutor(const GrpcDeps& deps, grpc::CallbackServerContext* context,
                                            Response* response, Answer answer) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  BeginCall(context);
-  deps.executor->Post([&deps, context, response, reactor, answer = std::move(answer)] {
-    Status status = CheckAccepting(*deps.admin);
-    if (status.ok()) {
-      StatusOr<Response> result = answer();
-      status = result.status();
-      if (result.ok()) *response = *std::move(result);
-    }
-    reactor->Finish(EndCall(status, context));
-  });
+  CallContext call = BeginCall(context);
+  deps.executor->Post(
+      [&deps, context, response, reactor, call = std::move(call), answer = std::move(answer)]() mutable {
+        Status status = Admit(deps, *context, &call);
+        if (status.ok()) {
+          StatusOr<Response> result = answer();
+          status = result.status();
+          if (result.ok()) *response = *std::move(result);
+        }
+        reactor->Finish(EndCall(status, context));
+      });
   return reactor;
 }
 

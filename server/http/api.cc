@@ -3,6 +3,7 @@
 #include <boost/asio/post.hpp>
 #include <boost/beast/core/string.hpp>
 
+#include "server/auth.h"
 #include "server/error_map.h"
 #include "server/http/completion_stream.h"
 #include "server/http/openai_replies.h"
@@ -11,24 +12,6 @@
 
 namespace t6::server {
 namespace {
-
-HttpReply JsonReply(std::string json) { return {.body = std::move(json)}; }
-
-HttpReply TextReply(int status, std::string text) {
-  return {.status = status, .content_type = "text/plain; charset=utf-8", .body = std::move(text)};
-}
-
-HttpReply ErrorReply(const Status& status) {
-  const WireError& error = WireErrorOf(status);
-  HttpReply reply{.status = error.http_status, .body = ErrorJson(status)};
-  if (error.retry_after_ms >= 0) {
-    // The header counts in whole seconds.
-    reply.headers.emplace_back("Retry-After", std::to_string((error.retry_after_ms + 999) / 1000));
-  }
-  // Balancers then send the client's next request to another replica.
-  reply.close = error.http_status == 503;
-  return reply;
-}
 
 template <typename T>
 HttpReply JsonOrError(const StatusOr<T>& result) {
@@ -53,6 +36,7 @@ std::shared_ptr<void> Generate(GenerationHandler<Request, Response, Chunk>& hand
   if (!call.ok()) return fail(call.status());
   CallContext context;
   context.request_id = http.request_id;
+  context.tenant = http.tenant;
   context.transport = "http";
   if (call->shape.stream) {
     auto running = handler.Stream(call->request, context);
@@ -73,34 +57,14 @@ std::shared_ptr<void> Generate(GenerationHandler<Request, Response, Chunk>& hand
 
 }  // namespace
 
-HttpApi::HttpApi(const Handlers& handlers, const Admin& admin, int max_json_depth)
-    : handlers_(handlers), admin_(admin), max_json_depth_(max_json_depth) {
+HttpApi::HttpApi(const Handlers& handlers, const Admin& admin, const HttpConfig& config, bool with_metrics)
+    : AdminApi(admin, with_metrics),
+      handlers_(handlers),
+      admin_(admin),
+      max_json_depth_(config.max_json_depth),
+      cors_(config.cors_origins) {
   AddWebRoutes(router_);
-  AddAdminRoutes();
   AddModelRoutes();
-}
-
-void HttpApi::AddAdminRoutes() {
-  const auto get = [this](std::string path, std::function<HttpReply(const HttpRequest&)> make) {
-    router_.Add("GET", std::move(path),
-                [make](const HttpRequest& request, const std::string&, const Reply& reply) {
-                  reply(make(request));
-                  return nullptr;
-                });
-  };
-  const auto yes_or_503 = [](bool yes) { return TextReply(yes ? 200 : 503, yes ? "ok\n" : "no\n"); };
-  get("/health", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.accepts_requests()); });
-  get("/readyz", [this, yes_or_503](const HttpRequest&) { return yes_or_503(admin_.ready()); });
-  get("/livez", [this, yes_or_503](const HttpRequest&) {
-    return yes_or_503(admin_.state() != ServingState::kFailed && admin_.state() != ServingState::kStopped);
-  });
-  get("/version", [this](const HttpRequest&) {
-    return JsonReply(Json{{"version", admin_.Version()}}.dump());
-  });
-  get("/metrics", [this](const HttpRequest&) {
-    return HttpReply{.content_type = "text/plain; version=0.0.4; charset=utf-8",
-                     .body = admin_.MetricsText()};
-  });
 }
 
 void HttpApi::AddModelRoutes() {
@@ -135,8 +99,16 @@ void HttpApi::AddModelRoutes() {
 void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFunction function) {
   router_.Add(
       std::move(method), std::move(pattern),
-      [this, function = std::move(function)](const HttpRequest& request, const std::string& tail,
+      [this, function = std::move(function)](HttpRequest& request, const std::string& tail,
                                              const Reply& reply) -> std::shared_ptr<void> {
+        if (handlers_.keys != nullptr) {
+          auto tenant = handlers_.keys->Check(request.Header("authorization"), "http");
+          if (!tenant.ok()) {
+            reply(ErrorReply(tenant.status()));
+            return nullptr;
+          }
+          request.tenant = *std::move(tenant);
+        }
         if (admin_.accepts_requests()) return function(request, tail, reply);
         const bool starting = admin_.state() == ServingState::kStarting;
         reply(ErrorReply(starting ? Unavailable("the server is loading its model; try again soon")
@@ -148,7 +120,7 @@ void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFuncti
 void HttpApi::AddPost(std::string path, RouteFunction function) {
   AddModelRoute(
       "POST", std::move(path),
-      [this, function = std::move(function)](const HttpRequest& request, const std::string& tail,
+      [this, function = std::move(function)](HttpRequest& request, const std::string& tail,
                                              const Reply& reply) -> std::shared_ptr<void> {
         // A web page cannot send this type to another origin unasked, hence cannot drive a local daemon.
         if (const auto type = request.Header("content-type"); !IsJson(type)) {
@@ -165,23 +137,15 @@ void HttpApi::AddPost(std::string path, RouteFunction function) {
 }
 
 std::shared_ptr<void> HttpApi::Handle(HttpRequest request, Reply reply) {
-  const Router::Match match = router_.Find(request.method, request.path);
-  if (match.function == nullptr) {
-    HttpReply error = match.allow.empty()
-                          ? Error(404, fmt::format("there is nothing at {}", Shortened(Json(request.path))))
-                          : Error(405, fmt::format("{} does not take {}", Shortened(Json(request.path)),
-                                                   Shortened(Json(request.method))));
-    if (!match.allow.empty()) error.headers.emplace_back("Allow", match.allow);
-    reply(std::move(error));
-    return nullptr;
-  }
-  return (*match.function)(request, match.tail, reply);
-}
-
-HttpReply HttpApi::Error(int status, std::string_view message) {
-  if (status == 503) return ErrorReply(Unavailable("{}", message));
-  return {.status = status,
-          .body = ErrorJson(message, status >= 500 ? "server_error" : "invalid_request_error", "", "")};
+  CorsPolicy::Headers headers = cors_.HeadersFor(request);
+  if (headers.empty()) return AdminApi::Handle(std::move(request), std::move(reply));
+  Reply with_headers = [reply = std::move(reply), headers = std::move(headers)](HttpReply answer) {
+    answer.headers.insert(answer.headers.end(), headers.begin(), headers.end());
+    reply(std::move(answer));
+  };
+  if (!CorsPolicy::IsPreflight(request)) return AdminApi::Handle(std::move(request), std::move(with_headers));
+  with_headers(CorsPolicy::PreflightReply());
+  return nullptr;
 }
 
 }  // namespace t6::server

@@ -3,23 +3,22 @@
 #pragma once
 
 #include "server/admin.h"
+#include "server/config.h"
 #include "server/handlers.h"
-#include "server/http/http_types.h"
-#include "server/http/router.h"
+#include "server/http/admin_api.h"
+#include "server/http/cors.h"
 
 namespace t6::server {
 
-class HttpApi : public HttpApp {
+class HttpApi : public AdminApi {
  public:
-  HttpApi(const Handlers& handlers, const Admin& admin, int max_json_depth);
+  HttpApi(const Handlers& handlers, const Admin& admin, const HttpConfig& config, bool with_metrics = true);
 
   std::shared_ptr<void> Handle(HttpRequest request, Reply reply) override;
-  HttpReply Error(int status, std::string_view message) override;
 
  private:
-  void AddAdminRoutes();
   void AddModelRoutes();
-  // Refused with 503 while no model serves.
+  // Refused with 401 without a known API key, where keys are asked for, and with 503 while no model serves.
   void AddModelRoute(std::string method, std::string pattern, RouteFunction function);
   // The same, and takes a JSON body.
   void AddPost(std::string path, RouteFunction function);
@@ -27,7 +26,7 @@ class HttpApi : public HttpApp {
   const Handlers handlers_;
   const Admin& admin_;
   const int max_json_depth_;
-  Router router_;
+  const CorsPolicy cors_;
 };
 
 }  // namespace t6::server

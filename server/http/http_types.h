@@ -19,6 +19,7 @@ struct HttpRequest {
   std::string path;  // percent-decoded, without the query
   boost::beast::http::fields headers;
   std::string body;
+  std::string tenant;      // filled in by the application, from the API key
   std::string request_id;  // the client's x-request-id if it is fit, else made up
   boost::asio::any_io_executor executor;
 

@@ -13,7 +13,7 @@
 namespace t6::server {
 
 // `tail`: what stands where the pattern has its star.
-using RouteFunction = std::function<std::shared_ptr<void>(const HttpRequest& request, const std::string& tail,
+using RouteFunction = std::function<std::shared_ptr<void>(HttpRequest& request, const std::string& tail,
                                                           const HttpApp::Reply& reply)>;
 
 class Router {

@@ -51,6 +51,14 @@ TEST(Config, EveryFlagArrives) {
                                 "--http",
                                 "0.0.0.0:0",
                                 "--grpc=[::1]:7",
+                                "--admin",
+                                "127.0.0.1:9",
+                                "--api-key-file",
+                                "k",
+                                "--cors-origin",
+                                "https://a.example",
+                                "--cors-origin",
+                                "*",
                                 "--device",
                                 "cpu",
                                 "--dtype",
@@ -100,6 +108,9 @@ TEST(Config, EveryFlagArrives) {
   EXPECT_EQ(c.engine.model_directory, "m");
   EXPECT_EQ(c.http.address.ToString(), "0.0.0.0:0");
   EXPECT_EQ(c.grpc.address.ToString(), "[::1]:7");
+  EXPECT_EQ(c.admin.value().ToString(), "127.0.0.1:9");
+  EXPECT_EQ(c.api_key_file, "k");
+  EXPECT_EQ(c.http.cors_origins, (std::vector<std::string>{"https://a.example", "*"}));
   EXPECT_EQ(c.engine.device, "cpu");
   EXPECT_EQ(c.engine.dtype, "f32");
   EXPECT_EQ(c.engine.cache_dtype, "bf16");
@@ -131,6 +142,9 @@ TEST(Config, ErrorsNameTheFlagAndQuoteTheValue) {
       {{"model"}, "\"model\" is not a flag"},
       {{"--modell", "x"}, "--modell is unknown"},
       {{"--model", "a", "--model", "b"}, "--model is given twice"},
+      {{"--model", "a", "--cors-origin", "a.example"}, "\"a.example\" is neither * nor an origin"},
+      {{"--model", "a", "--cors-origin", "https://a.example/"}, "is neither * nor an origin"},
+      {{"--model", "a", "--admin", "127.0.0.1:50051"}, "--grpc and --admin are both 127.0.0.1:50051"},
       {{"--model", "a", "--plan=yes"}, "--plan takes no value, but has \"yes\""},
       {{"--model", "a", "--threads", "two"}, "--threads: \"two\" is not a whole number"},
       {{"--model", "a", "--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},

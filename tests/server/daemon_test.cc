@@ -227,6 +227,46 @@ TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
   }
 }
 
+TEST_F(DaemonTest, HealthAndMetricsCanHaveAPortOfTheirOwn) {
+  ServerConfig config = TestConfig();
+  config.admin = ListenAddress{"127.0.0.1", 0};
+  config.port_file = testing::TempDir() + "/t6d-daemon-test-admin-" + std::to_string(getpid()) + ".json";
+  StartAndWait(config);
+  std::ifstream file(config.port_file);
+  const int admin = nlohmann::json::parse(file)["admin"];
+  std::filesystem::remove(config.port_file);
+  EXPECT_EQ(admin, daemon_->admin_port());
+  EXPECT_THAT(Get(admin, "/metrics").body, HasSubstr("t6:ready"));
+  EXPECT_EQ(Get(admin, "/readyz").status, 200);
+  EXPECT_EQ(Get(admin, "/v1/models").status, 404);
+  EXPECT_EQ(Get(daemon_->http_port(), "/metrics").status, 404);
+  EXPECT_EQ(Get(daemon_->http_port(), "/readyz").status, 200);
+  auto running = Open();
+  const Submitted submitted = engine_->WaitForSubmit(0);
+  daemon_->RequestStop(/*skip_grace=*/true);
+  ASSERT_TRUE(Reaches(ServingState::kDraining));
+  EXPECT_EQ(Get(admin, "/readyz").status, 503) << "it answers as long as anything runs";
+  submitted.events->Push(Finished(FinishReason::kStop));
+  ASSERT_TRUE(Ended());
+}
+
+TEST_F(DaemonTest, KeysAreCheckedCountedAndReadAgain) {
+  ServerConfig config = TestConfig();
+  config.api_key_file = testing::TempDir() + "/t6d-daemon-test-keys-" + std::to_string(getpid());
+  // printf %s alpha | sha256sum
+  std::ofstream(config.api_key_file)
+      << "acme sha256:8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8\n";
+  StartAndWait(config);
+  EXPECT_EQ(Get(daemon_->http_port(), "/v1/models").status, 401);
+  EXPECT_THAT(
+      Get(daemon_->http_port(), "/metrics").body,
+      HasSubstr("t6:requests_total{code=\"UNAUTHENTICATED\",model_name=\"docqa\",transport=\"http\"} 1"));
+  EXPECT_TRUE(daemon_->ReloadKeys().ok());
+  std::filesystem::remove(config.api_key_file);
+  EXPECT_THAT(std::string(daemon_->ReloadKeys().message()), HasSubstr(config.api_key_file));
+  EXPECT_EQ(Get(daemon_->http_port(), "/v1/models").status, 401);
+}
+
 TEST_F(DaemonTest, ThePortFileTellsThePorts) {
   ServerConfig config = TestConfig();
   config.port_file = testing::TempDir() + "/t6d-daemon-test-ports-" + std::to_string(getpid()) + ".json";
@@ -252,6 +292,9 @@ TEST_F(DaemonTest, WhatCannotStartSaysWhy) {
   config = TestConfig();
   config.eos_ids = {9000};
   EXPECT_THAT(error(config), HasSubstr("--eos-id 9000"));
+  config = TestConfig();
+  config.api_key_file = "/nowhere.keys";
+  EXPECT_THAT(error(config), HasSubstr("--api-key-file /nowhere.keys"));
   config = TestConfig();
   config.port_file = "/nowhere/ports";
   EXPECT_THAT(error(config), HasSubstr("/nowhere/ports"));

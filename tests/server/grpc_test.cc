@@ -2,10 +2,14 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "server/auth.h"
 #include "server/grpc/grpc_server.h"
 #include "t6/v1/chat.grpc.pb.h"
 #include "t6/v1/completions.grpc.pb.h"
@@ -374,6 +378,47 @@ TEST_F(GrpcTest, APortInUseIsSaid) {
   const Status status = GrpcServer::Start(same, world_.handlers(), &admin_, &world_.executor).status();
   EXPECT_THAT(std::string(status.message()),
               testing::AllOf(HasSubstr(same.address.ToString()), HasSubstr("Address already in use")));
+}
+
+TEST_F(GrpcTest, WithKeysEveryServiceButHealthNeedsOneAndTheTenantReachesTheEngine) {
+  const std::string path = testing::TempDir() + "/t6d-grpc-keys-" + std::to_string(getpid());
+  // printf %s alpha | sha256sum
+  std::ofstream(path) << "acme sha256:8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8\n";
+  int refused = 0;
+  const auto keys =
+      ApiKeys::Load(path, [&](std::string_view transport) { refused += transport == "grpc"; }).value();
+  std::filesystem::remove(path);
+  Handlers handlers = world_.handlers();
+  handlers.keys = keys.get();
+  server_ = GrpcServer::Start(config_, handlers, &admin_, &world_.executor).value();
+  server_->SetServing(true);
+  channel_ = NewChannel();
+  world_.engine.AnswerWith(Encode("x"));
+
+  const auto call = [&](const char* authorization) {
+    grpc::ClientContext context;
+    if (*authorization != 0) context.AddMetadata("authorization", authorization);
+    v1::CompletionResponse response;
+    return Complete(Ask("x", 1), &response, &context).error_code();
+  };
+  EXPECT_EQ(call(""), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(call("Bearer beta"), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(world_.engine.n_submitted(), 0u);
+  EXPECT_EQ(call("Bearer alpha"), grpc::StatusCode::OK);
+  EXPECT_EQ(world_.engine.WaitForSubmit(0).request.tenant, TenantPageKey("acme"));
+  EXPECT_EQ(world_.WaitForRecord(0).tenant, "acme");
+
+  grpc::ClientContext stream_context, models_context, health_context;
+  v1::CompletionChunk chunk;
+  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&stream_context, Ask("x", 1));
+  EXPECT_FALSE(reader->Read(&chunk));
+  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
+  v1::ListModelsResponse models;
+  EXPECT_EQ(v1::Models::NewStub(channel_)->List(&models_context, {}, &models).error_code(),
+            grpc::StatusCode::UNAUTHENTICATED);
+  HealthCheckResponse health;
+  EXPECT_TRUE(grpc::health::v1::Health::NewStub(channel_)->Check(&health_context, {}, &health).ok());
+  EXPECT_EQ(refused, 4);
 }
 
 }  // namespace

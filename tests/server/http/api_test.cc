@@ -4,10 +4,14 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <random>
 
 #include "absl/time/clock.h"
+#include "server/auth.h"
 #include "server/error_map.h"
 #include "server/http/http_server.h"
 #include "server/http/json_value.h"
@@ -67,7 +71,7 @@ class ApiTest : public testing::Test {
   FakeCompletion completion_{&executor_};
   FakeInfo info_;
   FakeAdmin admin_;
-  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, 64};
+  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, HttpConfig{}};
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -318,6 +322,73 @@ TEST_F(ApiTest, SurvivesRandomBodiesOverTheWire) {
     EXPECT_TRUE(response->status == 400 || response->status == 429) << response->status;
     EXPECT_FALSE(Json::parse(response->body, nullptr, false).is_discarded()) << response->body;
   }
+}
+
+// The same API where keys are asked for, web pages of one origin may call, and metrics have their own port.
+class GuardedApiTest : public ApiTest {
+ protected:
+  GuardedApiTest() {
+    const std::string path = testing::TempDir() + "/t6d-api-keys-" + std::to_string(getpid());
+    // printf %s alpha | sha256sum
+    std::ofstream(path) << "acme sha256:8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8\n";
+    keys_ = ApiKeys::Load(path).value();
+    std::filesystem::remove(path);
+    HttpConfig config;
+    config.address = {"127.0.0.1", 0};
+    config.cors_origins = {"https://app.example"};
+    guarded_ = std::make_unique<HttpApi>(Handlers{&chat_, &completion_, &info_, keys_.get()}, admin_, config,
+                                         /*with_metrics=*/false);
+    server_->Stop(absl::Now() + absl::Seconds(10));
+    server_ = *HttpServer::Start(executor_.io(), config, guarded_.get());
+  }
+  ~GuardedApiTest() override { server_->Stop(absl::Now() + absl::Seconds(10)); }
+
+  std::unique_ptr<ApiKeys> keys_;
+  std::unique_ptr<HttpApi> guarded_;
+};
+
+TEST_F(GuardedApiTest, TheModelNeedsAKeyAndHealthDoesNot) {
+  for (const std::string path : {kChatPath, kCompletionPath, "/tokenize", "/detokenize"}) {
+    EXPECT_EQ(ErrorOf(401, Post(path, kHello))["code"], "invalid_api_key");
+    EXPECT_EQ(Ask(Post(path, kHello, "Authorization: Bearer beta\r\n")).status, 401);
+  }
+  EXPECT_EQ(Ask(Request("GET", "/v1/models")).Header("WWW-Authenticate"), "Bearer");
+  EXPECT_EQ(Ask(Request("GET", "/v1/models", "", "Authorization: Bearer alpha\r\n")).status, 200);
+  for (const std::string path : {"/health", "/livez", "/readyz", "/version", "/"})
+    EXPECT_EQ(Ask(Request("GET", path)).status, 200) << path;
+  EXPECT_EQ(Ask(Request("GET", "/metrics")).status, 404);
+}
+
+TEST_F(GuardedApiTest, TheHandlerLearnsTheTenant) {
+  chat_.answer = v1::ChatCompletionResponse();
+  EXPECT_EQ(Ask(Post(kChatPath, kHello, "authorization: bearer alpha\r\n")).status, 200);
+  EXPECT_EQ(chat_.context.tenant, "acme");
+}
+
+TEST_F(GuardedApiTest, AnAllowedOriginGetsLeaveAndAnotherDoesNot) {
+  const std::string ask = "Access-Control-Request-Method: POST\r\n";
+  const RawResponse yes = Ask(Request("OPTIONS", kChatPath, "", "Origin: https://app.example\r\n" + ask));
+  EXPECT_EQ(yes.status, 200);
+  EXPECT_EQ(yes.Header("Access-Control-Allow-Origin"), "https://app.example");
+  EXPECT_THAT(yes.Header("Access-Control-Allow-Headers"), HasSubstr("authorization"));
+  const RawResponse no = Ask(Request("OPTIONS", kChatPath, "", "Origin: https://evil.example\r\n" + ask));
+  EXPECT_EQ(no.status, 405);
+  EXPECT_EQ(no.Header("Access-Control-Allow-Origin"), "");
+  // An error carries it too, or the page could not read why.
+  const RawResponse refused = Ask(Post(kChatPath, kHello, "Origin: https://app.example\r\n"));
+  EXPECT_EQ(refused.status, 401);
+  EXPECT_EQ(refused.Header("Access-Control-Allow-Origin"), "https://app.example");
+  EXPECT_EQ(Ask(Request("GET", "/health", "", "Origin: https://evil.example\r\n"))
+                .Header("Access-Control-Allow-Origin"),
+            "");
+}
+
+TEST_F(ApiTest, WithoutKeysAnyAuthorizationIsAccepted) {
+  EXPECT_EQ(Ask(Request("GET", "/v1/models", "", "Authorization: Bearer whatever\r\n")).status, 200);
+  EXPECT_EQ(Ask(Request("OPTIONS", kChatPath, "",
+                        "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n"))
+                .status,
+            405);
 }
 
 }  // namespace

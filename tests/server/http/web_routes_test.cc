@@ -45,7 +45,7 @@ class WebRoutesTest : public testing::Test {
   FakeCompletion completion_{&executor_};
   FakeInfo info_;
   FakeAdmin admin_;
-  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, 64};
+  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, HttpConfig{}};
   std::unique_ptr<HttpServer> server_;
 };
 

@@ -1,0 +1,28 @@
+// Which web pages of other origins may call (CORS). A browser asks before it sends JSON or a key to another
+// origin; without an allowed origin it gets no leave, and the page sees nothing. Immutable; thread-safe.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "server/http/http_types.h"
+
+namespace t6::server {
+
+class CorsPolicy {
+ public:
+  explicit CorsPolicy(std::vector<std::string> origins) : origins_(std::move(origins)) {}
+
+  using Headers = std::vector<std::pair<std::string, std::string>>;
+  // What an answer to `request` carries; nothing when it names no origin, or one that is not allowed.
+  Headers HeadersFor(const HttpRequest& request) const;
+  // The browser's question whether it may.
+  static bool IsPreflight(const HttpRequest& request);
+  static HttpReply PreflightReply();
+
+ private:
+  const std::vector<std::string> origins_;
+};
+
+}  // namespace t6::server
