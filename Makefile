@@ -2,11 +2,12 @@
 BUILD := build/release
 MODEL := models/t6-docqa-14m
 
-.PHONY: help demo serve test bench lint
+.PHONY: help demo serve test deploy-test bench lint
 help:
 	@echo 'make demo    build, start the server on the model that ships, ask it three questions over gRPC and HTTP'
 	@echo 'make serve   start the server in the foreground; it says what to try'
 	@echo 'make test    build and run every test'
+	@echo 'make deploy-test   images, balancers, restarts and kills: minutes, and more packages'
 	@echo 'make bench   build and run the benchmarks'
 	@echo 'make lint    formatting, include directions, clang-tidy'
 
@@ -38,6 +39,11 @@ test:
 	@./bootstrap --dev
 	$(call build)
 	@ctest --preset release -j 2 -LE deploy
+
+deploy-test:
+	@./bootstrap --deploy
+	$(call build,t6d t6)
+	@ctest --preset release -L deploy
 
 bench:
 	@./bootstrap

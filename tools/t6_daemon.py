@@ -24,11 +24,11 @@ class StartError(Exception):
 
 
 class Daemon:
-    def __init__(self, binary, model, *flags, ready_timeout=120.0):
+    def __init__(self, binary, model, *flags, ready_timeout=120.0, http="127.0.0.1:0", grpc="127.0.0.1:0"):
         self._folder = tempfile.TemporaryDirectory(prefix="t6d-")
         self.log_path = pathlib.Path(self._folder.name) / "log"
         self._port_file = pathlib.Path(self._folder.name) / "ports"
-        command = [str(binary), "--model", str(model), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0",
+        command = [str(binary), "--model", str(model), "--http", http, "--grpc", grpc,
                    "--port-file", str(self._port_file), *map(str, flags)]
         started = time.monotonic()
         with open(self.log_path, "wb") as log:

@@ -43,10 +43,10 @@ class TestDaemon(Daemon):
 
     __test__ = False
 
-    def __init__(self, model=MODEL, *flags):
+    def __init__(self, model=MODEL, *flags, binary=BIN / "t6d", **ports):
         if "--drain-grace" not in flags:
             flags += ("--drain-grace", "0s")
-        super().__init__(BIN / "t6d", model, *flags)
+        super().__init__(binary, model, *flags, **ports)
 
     @property
     def model(self):
