@@ -35,8 +35,8 @@ class Stream(threading.Thread):
                     self.started.set()
 
 
-def start_streams(daemon, tokens):
-    streams = [Stream(daemon, tokens) for _ in range(STREAMS)]
+def start_streams(daemon, tokens, count=STREAMS):
+    streams = [Stream(daemon, tokens) for _ in range(count)]
     for stream in streams:
         stream.start()
     assert all(stream.started.wait(60) for stream in streams)
@@ -64,6 +64,21 @@ def test_streams_finish_and_the_grace_still_serves(start):
     assert send(daemon, "POST", "/v1/chat/completions", chat(daemon))[0] == 200
     check_finished(streams, 1000)
     assert daemon.process.wait(60) == 0
+
+
+def test_a_hundred_streams_finish(start):
+    daemon = start(MODEL, "--max-context", "4096", "--max-num-seqs", "100", "--drain-grace", "1s", "--drain-deadline", "200s")
+    streams = start_streams(daemon, 400, count=100)
+    asked = time.monotonic()
+    daemon.process.send_signal(signal.SIGTERM)
+    while daemon.get("/readyz")[0] != 503:
+        assert time.monotonic() - asked < 0.5, "/readyz is still true half a second after SIGTERM"
+    unready = time.monotonic() - asked
+    running = sum(stream.is_alive() for stream in streams)
+    check_finished(streams, 400)
+    assert daemon.process.wait(60) == 0
+    print(f"\n{running} streams ran at SIGTERM; not ready after {unready * 1000:.0f} ms; all finished, exit 0")
+    assert running == 100
 
 
 def test_without_grace_new_requests_are_refused_and_streams_finish(start, wire):
