@@ -9,7 +9,7 @@ const INSTRUCTION = "Answer the question from the document. Be short.";
 const LARGEST_FILE = 8 << 20;
 const $ = (id) => document.getElementById(id);
 
-const page = {model: "", maxTokens: 0, history: [], running: null};
+const page = {model: "", maxTokens: 0, history: [], running: null, keyRefused: false};
 
 // ---- the server
 
@@ -30,14 +30,21 @@ async function learnModel() {
     document.title = `t6d, ${model.id}`;
     countTokens();
   } catch (error) {
-    if (error.status === 401 || error.status === 403) $("key-panel").open = true;
+    askForKey(error);
   }
+}
+
+// Once for each key: who closes the panel is not asked again.
+function askForKey(error) {
+  if (error.status !== 401 && error.status !== 403) return;
+  page.keyRefused = $("key-panel").open = true;
+  $("model").textContent = "an API key is needed";
 }
 
 const graphs = new Graphs({
   onState(up, text) {
     showState(up ? (page.running ? "busy" : "ready") : "down", up ? (page.running ? "answering" : "ready") : text);
-    if (up && !page.model) learnModel();
+    if (up && !page.model && !page.keyRefused) learnModel();
   },
 });
 
@@ -159,7 +166,7 @@ async function ask(typed) {
   } catch (error) {
     if (stopper.signal.aborted) view.stopped();
     else view.fail(...apiError(error));
-    if (error.status === 401 || error.status === 403) $("key-panel").open = true;
+    askForKey(error);
   } finally {
     view.end();
     setRunning(null);
@@ -222,7 +229,7 @@ function keyChanged() {
   $("key-panel").toggleAttribute("data-set", key !== "");
 }
 $("key").addEventListener("input", keyChanged);
-$("key").addEventListener("change", learnModel);
+$("key").addEventListener("change", () => { page.keyRefused = false; learnModel(); });
 try { $("key").value = sessionStorage.getItem("key") ?? ""; } catch { /* the same */ }
 keyChanged();
 

@@ -4,6 +4,7 @@ Needs Debian's chromium, and axe-core from npm in build/axe (`./bootstrap --depl
 pictures of the docs are written there.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ import re
 import pytest
 
 from browser import Browser, find_chromium
-from conftest import ANSWERS, DOCUMENT, ROOT
+from conftest import ANSWERS, DOCUMENT, MODEL, ROOT
 
 AXE = ROOT / "build/axe/node_modules/axe-core/axe.min.js"
 HOSTILE = "<img src=x onerror=\"document.title='hit'\"><script>document.title='hit'</script><b>bold</b> &amp; </textarea>"
@@ -186,6 +187,27 @@ def test_metrics_are_read_as_prometheus_writes_them(page):
     before = "new Map([['vllm:generation_tokens_total', 20]])"
     assert page.js(read + f"return m.difference(now, {before}, 2).tokens; }})") == 10
     assert page.js(read + f"return m.difference(zero, {before}, 2).tokens; }})") == 0
+
+
+def test_with_an_api_key(browser, start, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"acme sha256:{hashlib.sha256(b'open-sesame').hexdigest()}\n")
+    guarded = start(MODEL, "--api-key-file", str(keys))
+    browser.window(1280, 800)
+    browser.open(guarded.url + "/")
+    browser.wait("document.getElementById('key-panel').open")
+    paste(browser, "#question", "Who founded the museum?")
+    browser.press("Enter")
+    browser.wait("document.querySelector('.failure') !== null")
+    assert "An API key is needed" in browser.text(".failure")
+    paste(browser, "#key", "open-sesame")
+    browser.press("Enter")
+    browser.wait("document.getElementById('model').textContent === 't6-docqa-14m'")
+    browser.press("Escape")
+    assert browser.js("document.getElementById('key-panel').open") is False
+    paste(browser, "#document", DOCUMENT)
+    assert ask(browser, "Who founded the museum?")[0] == "Clara Weiss"
+    browser.js("sessionStorage.clear()")
 
 
 @pytest.mark.parametrize("width, dark", [(1280, False), (1280, True), (390, False), (390, True)])
