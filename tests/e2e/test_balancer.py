@@ -125,6 +125,7 @@ def test_a_document_stays_over_every_way_to_ask(balancer, wire):
     documents = Documents(9)
     with replicas() as three, balancer(three.http, three.grpc) as front:
         over_grpc = GrpcClient(front.wait(), wire)
+        assert fleet.get(front.http, "/metrics") == 404, "one replica's metrics, and nobody knows whose"
         for ask in (over_http(front.http), over_grpc):
             for turn in range(2):
                 results = [ask(documents, document, 100 + turn, 2) for document in range(9)]
