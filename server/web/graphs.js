@@ -64,6 +64,7 @@ export class Graphs {
   async #read() {
     if (this.#reading) return;
     this.#reading = true;
+    let again = 1000;
     try {
       const metrics = parseMetrics(await getText("metrics", AbortSignal.timeout(5000)));
       const now = performance.now();
@@ -78,10 +79,11 @@ export class Graphs {
       // A refusal is an answer too; only the graphs have to do without.
       const refused = error.status > 0 && error.status < 500;
       this.onState(refused, "not reachable");
-      for (const value of document.querySelectorAll("[data-value]")) value.textContent = !refused ? "\u2013" : error.status === 404 ? "not on this port" : "needs an API key";
+      if (refused) again = 10_000;
+      for (const value of document.querySelectorAll("[data-value]")) value.textContent = !refused ? "\u2013" : error.status === 404 ? "not shown here" : "needs an API key";
     }
     this.#reading = false;
-    this.#schedule(document.hidden ? 10_000 : 1000);
+    this.#schedule(document.hidden ? 10_000 : again);
   }
 
   #draw() {

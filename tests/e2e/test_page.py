@@ -189,6 +189,16 @@ def test_metrics_are_read_as_prometheus_writes_them(page):
     assert page.js(read + f"return m.difference(zero, {before}, 2).tokens; }})") == 0
 
 
+def test_without_metrics_the_rest_works(page, start):
+    """As behind a balancer, or where --admin gives metrics a port of their own."""
+    apart = start(MODEL, "--admin", "127.0.0.1:0")
+    page.open(apart.url + "/")
+    page.wait("document.querySelector('#graph-queue [data-value]').textContent === 'not shown here'")
+    page.wait("document.getElementById('state').dataset.state === 'ready'")
+    paste(page, "#document", DOCUMENT)
+    assert ask(page, "Who founded the museum?")[0] == "Clara Weiss"
+
+
 def test_with_an_api_key(browser, start, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text(f"acme sha256:{hashlib.sha256(b'open-sesame').hexdigest()}\n")
