@@ -23,7 +23,7 @@ import grpc
 from conftest import MODEL, ROOT, TestDaemon
 
 MODEL_NAME = "t6-docqa-14m"
-SERVICE_CONFIG = (ROOT / "deploy/grpc/service_config.json").read_text()
+SERVICE_CONFIG = (ROOT / "proto/t6/v1/service_config.json").read_text()
 
 
 def free_ports(n):

@@ -24,8 +24,8 @@ class Retry:
     are retried, never once an answer has begun, and not when the server says not to. gRPC itself does it.
     """
 
-    max_attempts: int = 5
-    """The first one included; gRPC allows 5."""
+    max_attempts: int = 2
+    """The first one included, 5 at most. One replay: a request that kills its server must not kill a third."""
     initial_backoff: float = 0.1
     """Seconds."""
     max_backoff: float = 5.0

@@ -39,14 +39,15 @@ std::vector<std::string> Read(ChatStream& stream) {
 static_assert(std::input_iterator<ChatStream::iterator>);
 
 TEST(ClientTest, TheServersHintIsRespected) {
-  ScriptedServer server({{StatusCode::UNAVAILABLE, "400"}, {StatusCode::RESOURCE_EXHAUSTED, "150"}});
-  const auto answer = Client(server.target()).Chat(Hello());
-  ASSERT_TRUE(answer.ok()) << answer.status();
-  EXPECT_EQ(TextOf(*answer), "yes");
-  const auto seen = server.seen();
-  ASSERT_EQ(seen.size(), 3u);
-  EXPECT_GE(seen[1].at - seen[0].at, milliseconds(390));
-  EXPECT_GE(seen[2].at - seen[1].at, milliseconds(140));
+  for (const StatusCode code : {StatusCode::UNAVAILABLE, StatusCode::RESOURCE_EXHAUSTED}) {
+    ScriptedServer server({{code, "400"}});
+    const auto answer = Client(server.target()).Chat(Hello());
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_EQ(TextOf(*answer), "yes");
+    const auto seen = server.seen();
+    ASSERT_EQ(seen.size(), 2u);
+    EXPECT_GE(seen[1].at - seen[0].at, milliseconds(390));
+  }
 }
 
 TEST(ClientTest, AStreamIsRetriedBeforeItsFirstToken) {
@@ -78,7 +79,7 @@ TEST(ClientTest, ANegativeOrUnreadableHintForbids) {
 TEST(ClientTest, AttemptsEndAndTheErrorTellsAll) {
   ScriptedServer server(std::deque<Action>(9, {StatusCode::RESOURCE_EXHAUSTED, "20"}));
   const absl::Status status = Client(server.target()).Chat(Hello()).status();
-  EXPECT_EQ(server.seen().size(), 5u);
+  EXPECT_EQ(server.seen().size(), 2u);
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(std::string(status.message()), "as the script says");
   EXPECT_EQ(ErrorParam(status), "temperature");

@@ -1,6 +1,7 @@
 """t6client against the real t6d."""
 
 import asyncio
+import hashlib
 import threading
 import time
 
@@ -9,6 +10,7 @@ from conftest import ANSWERS, SYSTEM, TestDaemon
 from t6client import (
     NO_RETRY,
     AsyncClient,
+    AuthenticationError,
     BadRequestError,
     CancelledError,
     Client,
@@ -214,3 +216,13 @@ def test_a_draining_server_says_unavailable(ask):
                 while time.monotonic() < deadline:
                     client.complete("The", max_tokens=1)
             assert "shutting down" in str(error.value) and error.value.retry_after is not None
+
+
+def test_api_keys(ask, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text(f"museum sha256:{hashlib.sha256(b'open-sesame').hexdigest()}\n")
+    with TestDaemon("--api-key-file", keys) as guarded:
+        for key in (None, "wrong"):
+            with pytest.raises(AuthenticationError):
+                ask(guarded.grpc, lambda client: client.complete("The", max_tokens=1), api_key=key)
+        assert ask(guarded.grpc, lambda client: client.complete("The", max_tokens=1), api_key="open-sesame").text

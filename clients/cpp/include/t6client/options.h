@@ -12,7 +12,7 @@
 namespace t6::client {
 
 // gRPC's own description of how t6d wants to be retried, JSON (proto/t6/v1/service_config.json): UNAVAILABLE
-// and RESOURCE_EXHAUSTED, five attempts, after the time in grpc-retry-pushback-ms, else after a random
+// and RESOURCE_EXHAUSTED, once, after the time in grpc-retry-pushback-ms, else after a random
 // backoff; never once an answer has begun, nor when the hint is negative or unreadable.
 extern const char kServiceConfig[];
 
