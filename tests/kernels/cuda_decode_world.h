@@ -24,11 +24,11 @@ namespace t6::testing {
 
 inline void CudaOk(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 
-inline bool HasHopper() {
-  int n = 0;
-  cudaDeviceProp properties;
-  return cudaGetDeviceCount(&n) == cudaSuccess && n > 0 &&
-         cudaGetDeviceProperties(&properties, 0) == cudaSuccess && properties.major == 9;
+// The current GPU's major number; 0 without one.
+inline int ComputeCapability() {
+  int n = 0, major = 0;
+  if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) return 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess ? major : 0;
 }
 
 // A vector's copy in device memory.
@@ -62,6 +62,7 @@ struct CudaDecodeCase {
   int fixed_split_pages = 0;
   bool head_norm = false;
   bool overlaps_prior = false;
+  bool portable = false;
   float scale = 1.0f;  // of the projections: larger means sharper attention
   int n_blocks = 0;    // 0: as the device has
 };
@@ -87,13 +88,13 @@ class CudaDecodeWorld {
   std::vector<float> Run() {
     const AttentionSpec spec = Spec(case_);
     const int n = static_cast<int>(case_.lengths.size()), capacity = n + 3;
-    int n_sms = 0, max_shared = 0;
-    CudaOk(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, 0));
-    CudaOk(cudaDeviceGetAttribute(&max_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0));
+    cuda::DecodeDevice device;
+    CudaOk(cuda::DecodeDevice::Query(&device));
+    device.portable |= case_.portable;
     const cuda::DecodeShape shape{case_.h,        case_.d,           case_.rank,
                                   case_.rank_q,   spec.rotary_dim,   spec.logit_scale(),
                                   spec.head_norm, spec.head_norm_eps};
-    auto config = cuda::DecodeAttentionConfig::Make(shape, n_sms, max_shared, capacity);
+    auto config = cuda::DecodeAttentionConfig::Make(shape, device);
     if (!config) {
       ADD_FAILURE() << "no kernel for h " << case_.h << " d " << case_.d << " rank " << case_.rank;
       return {};
@@ -114,7 +115,7 @@ class CudaDecodeWorld {
     const OnDevice<cuda::DecodeSequence> sequences(
         std::vector<cuda::DecodeSequence>(capacity, {-1, -1, -1, -1}));
     const OnDevice<cuda::DecodeBlock> blocks(
-        std::vector<cuda::DecodeBlock>(config->n_blocks, {-1, -1, -1, -1, -1, {}}));
+        std::vector<cuda::DecodeBlock>(config->n_blocks, {-1, -1, {}, {}}));
     const OnDevice<int32_t> units(std::vector<int32_t>(capacity + 1, -1));
     const OnDevice<float> partials(std::vector<float>(n_segments * case_.h * case_.d, NAN));
     const OnDevice<float2> max_sum(std::vector<float2>(n_segments * case_.h, make_float2(NAN, NAN)));
@@ -123,7 +124,7 @@ class CudaDecodeWorld {
     cuda::PageMaps maps;
     CudaOk(cuda::MakePageMaps(shape, pages.get(), n_pages_, &maps));
     cuda::DecodeCall call;
-    call.config = &*config, call.maps = &maps;
+    call.config = &*config, call.maps = &maps, call.pages = pages.get();
     call.plan = {segments.get(), sequences.get(),  blocks.get(),
                  units.get(),    config->n_blocks, case_.fixed_split_pages};
     call.page_ids = page_ids.get(), call.qkv = qkv.get(), call.cos = cos.get(), call.sin = sin.get();

@@ -16,31 +16,16 @@ constexpr int kReservedShared = 1024;  // of every block, by the driver
 
 int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
 
-std::span<const DecodeInstance> InstancesOfRank(int rank) {
-  switch (rank) {
-    case 1:
-      return DecodeInstancesOfRank1();
-    case 2:
-      return DecodeInstancesOfRank2();
-    case 3:
-      return DecodeInstancesOfRank3();
-    case 4:
-      return DecodeInstancesOfRank4();
-    default:
-      return {};
-  }
-}
-
 // The part of shared memory behind the stages, of any traits with this head_dim.
 int ExchangeBytes(int head_dim, int n_warps) {
   return 2 * kMaxStages * 8 + n_warps * 16 * ((head_dim + 8) * 4 + 8);
 }
-static_assert(Exchange<DecodeTraits<1, 64, 16, 9, 1>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
+static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
 
 const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
-  for (const DecodeInstance& instance : InstancesOfRank(config.shape.rank)) {
+  for (const DecodeInstance& instance : DecodeInstancesOfRank(config.shape.rank)) {
     if (instance.head_dim == config.shape.head_dim && instance.warp_tokens == config.warp_tokens &&
-        instance.blocks_per_sm == config.blocks_per_sm && config.n_threads <= instance.max_warps * 32) {
+        config.n_threads <= instance.max_warps * 32) {
       return &instance;
     }
   }
@@ -73,6 +58,7 @@ DecodeParams MakeParams(const DecodeCall& call) {
   constexpr float kLog2E = 1.4426950408889634f;
   return {.plan = call.plan,
           .page_ids = call.page_ids,
+          .pages = call.pages,
           .qkv = call.qkv,
           .cos = call.cos,
           .sin = call.sin,
@@ -94,13 +80,40 @@ DecodeParams MakeParams(const DecodeCall& call) {
 
 }  // namespace
 
-std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape, int n_sms,
-                                                                 int max_shared_per_sm, int max_sequences) {
-  for (const DecodeInstance& instance : InstancesOfRank(shape.rank)) {
+std::span<const DecodeInstance> DecodeInstancesOfRank(int rank) {
+  switch (rank) {
+    case 1:
+      return DecodeInstances<1>();
+    case 2:
+      return DecodeInstances<2>();
+    case 3:
+      return DecodeInstances<3>();
+    case 4:
+      return DecodeInstances<4>();
+    default:
+      return {};
+  }
+}
+
+cudaError_t DecodeDevice::Query(DecodeDevice* device) {
+  int id = 0, major = 0;
+  cudaError_t error = cudaGetDevice(&id);
+  const auto read = [&](cudaDeviceAttr attribute, int* value) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, id);
+  };
+  read(cudaDevAttrComputeCapabilityMajor, &major);
+  read(cudaDevAttrMultiProcessorCount, &device->n_sms);
+  read(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &device->max_shared_per_sm);
+  device->portable = major != 9;
+  return error == cudaSuccess && major < 8 ? cudaErrorNotSupported : error;
+}
+
+std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape,
+                                                                 const DecodeDevice& device) {
+  for (const DecodeInstance& instance : DecodeInstancesOfRank(shape.rank)) {
     if (instance.head_dim != shape.head_dim) continue;
-    if (instance.blocks_per_sm > 1 && max_sequences < kManySequences) continue;
     DecodeAttentionConfig config;
-    config.shape = shape;
+    config.shape = shape, config.portable = device.portable;
     config.warp_tokens = instance.warp_tokens;
     config.head_tiles = (shape.n_heads + kTileHeads - 1) / kTileHeads;
     config.token_groups = 64 / instance.warp_tokens;
@@ -110,12 +123,11 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     // Heads of the last tile that do not exist read what lies behind the last row: keep it inside the stage.
     const int padded_rows = shape.half_rows() - shape.n_heads + config.head_tiles * kTileHeads;
     config.stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
-    config.blocks_per_sm = instance.blocks_per_sm;
     const int exchange = ExchangeBytes(shape.head_dim, n_warps);
-    const int shared = max_shared_per_sm / config.blocks_per_sm - kReservedShared - exchange;
+    const int shared = device.max_shared_per_sm - kReservedShared - exchange;
     config.n_stages = std::min(shared / config.stage_bytes, kMaxStages);
     if (config.n_stages < kMinStages) continue;
-    const int half_bytes = shape.half_rows() * 128 * config.blocks_per_sm;
+    const int half_bytes = shape.half_rows() * 128;
     const auto halves = [&](int bytes) {
       return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config.n_stages);
     };
@@ -125,7 +137,7 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
                       shape.rank_q * (shape.n_heads + shape.head_dim) * 4;
     if (query > exchange - ExchangeBytes(shape.head_dim, 0)) continue;
     config.shared_bytes = config.n_stages * config.stage_bytes + exchange;
-    config.n_blocks = n_sms * config.blocks_per_sm;
+    config.n_blocks = device.n_sms;
     return config;
   }
   return std::nullopt;
@@ -133,6 +145,7 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
 
 cudaError_t MakePageMaps(const DecodeShape& shape, const void* pages, int64_t n_pages, PageMaps* maps) {
   const int rows = shape.half_rows(), rest = rows % 256;
+  if (n_pages * 2 * rows > INT32_MAX) return cudaErrorInvalidValue;  // a box's coordinates are int32
   const cudaError_t error = MakeBoxMap(shape, pages, n_pages, std::min(rows, 256), &maps->whole);
   return error != cudaSuccess ? error
                               : MakeBoxMap(shape, pages, n_pages, rest == 0 ? 256 : rest, &maps->rest);
@@ -142,8 +155,9 @@ cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
   const DecodeAttentionConfig& config = *call.config;
   const DecodeInstance* instance = FindInstance(config);
   if (instance == nullptr) return cudaErrorNotSupported;
-  cudaError_t error = cudaFuncSetAttribute(instance->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           config.shared_bytes);
+  const void* kernel = config.portable ? instance->portable_kernel : instance->kernel;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
   if (error != cudaSuccess) return error;
 
   cudaLaunchAttribute overlap{};
@@ -155,12 +169,12 @@ cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
   launch.dynamicSmemBytes = config.shared_bytes;
   launch.stream = stream;
   launch.attrs = &overlap;
-  launch.numAttrs = call.overlaps_prior ? 1 : 0;
+  launch.numAttrs = call.overlaps_prior && !config.portable ? 1 : 0;
 
   DecodeParams params = MakeParams(call);
-  CUtensorMap whole = call.maps->whole, rest = call.maps->rest;
-  void* arguments[] = {&params, &whole, &rest};
-  error = cudaLaunchKernelExC(&launch, instance->kernel, arguments);
+  PageMaps maps = config.portable ? PageMaps{} : *call.maps;
+  void* arguments[] = {&params, &maps.whole, &maps.rest};  // a portable kernel takes the first
+  error = cudaLaunchKernelExC(&launch, kernel, arguments);
   return error != cudaSuccess ? error : LaunchDecodeCombine(call, stream);
 }
 

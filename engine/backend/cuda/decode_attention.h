@@ -1,4 +1,4 @@
-// FlashTPA decode on Hopper: one query row per sequence against factor pages in bfloat16 (docs/kernels.md).
+// FlashTPA decode: one query row per sequence against factor pages in bfloat16 (docs/kernels.md).
 // Launches return before the work is done and take CUDA's own error type, so that .cu files need no Abseil;
 // the caller owns all memory. For R_K = R_V, and what DecodeAttentionConfig::Make accepts.
 #pragma once
@@ -14,9 +14,6 @@
 #include "engine/backend/cuda/decode_plan.h"
 
 namespace t6::cuda {
-
-// From so many sequences on two smaller blocks on a multiprocessor are faster than one, where they fit.
-inline constexpr int kManySequences = 8;
 
 struct DecodeShape {
   int n_heads = 0;
@@ -35,9 +32,21 @@ struct DecodeShape {
   size_t page_bytes() const { return static_cast<size_t>(half_rows()) * 2 * 128; }
 };
 
+// What a layout depends on of the device.
+struct DecodeDevice {
+  int n_sms = 0;
+  int max_shared_per_sm = 0;  // bytes
+  // The kernels without tensor maps and dependent launches: what other chips than Hopper from sm_80 on get.
+  bool portable = false;
+
+  // Of the current device; cudaErrorNotSupported below sm_80.
+  static cudaError_t Query(DecodeDevice* device);
+};
+
 // How a kernel call is laid out on the device: which instance, how many warps, stages and blocks.
 struct DecodeAttentionConfig {
   DecodeShape shape;
+  bool portable = false;
   int warp_tokens = 0;   // of a page that one warp attends to
   int head_tiles = 0;    // of 16 heads
   int token_groups = 0;  // 64 / warp_tokens
@@ -46,13 +55,11 @@ struct DecodeAttentionConfig {
   int n_stages = 0;
   int first_in_flight = 0, max_in_flight = 0;  // halves of pages
   int shared_bytes = 0;
-  int blocks_per_sm = 1;
-  int n_blocks = 0;
+  int n_blocks = 0;  // one a multiprocessor
 
   int n_consumers() const { return n_threads - 32; }
   // Nothing when there is no kernel for this shape on this device.
-  static std::optional<DecodeAttentionConfig> Make(const DecodeShape& shape, int n_sms, int max_shared_per_sm,
-                                                   int max_sequences);
+  static std::optional<DecodeAttentionConfig> Make(const DecodeShape& shape, const DecodeDevice& device);
 };
 
 // The tensor maps of one layer's pages: a half of a page is copied as boxes of 256 rows and one of the rest.
@@ -72,7 +79,8 @@ struct DecodePartials {
 
 struct DecodeCall {
   const DecodeAttentionConfig* config = nullptr;
-  const PageMaps* maps = nullptr;
+  const void* pages = nullptr;     // of the layer
+  const PageMaps* maps = nullptr;  // the same as tensor maps; not needed by portable kernels
   DecodePlan plan;
   const int32_t* page_ids = nullptr;
   const float* qkv = nullptr;  // [n_rows][qkv_elements]

@@ -129,7 +129,7 @@ cudaError_t LaunchDecodeCombine(const DecodeCall& call, cudaStream_t stream) {
   launch.blockDim = dim3(n_threads);
   launch.stream = stream;
   launch.attrs = &overlap;
-  launch.numAttrs = 1;
+  launch.numAttrs = call.config->portable ? 0 : 1;
   CombineParams params{.sequences = call.plan.sequences,
                        .partials = call.partials,
                        .out = call.out,

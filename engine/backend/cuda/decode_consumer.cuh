@@ -47,7 +47,7 @@ struct ConsumerWarp {
     }
   }
 
-  __device__ void Start(uint32_t query_address, int head_tile, int lane) {
+  __device__ void Start(uint32_t query_address, int head_tile, int lane, int n_heads) {
     constexpr int kStrideBytes = (T::kDim + 8) * 2;
     const uint32_t address =
         query_address + (head_tile * kTileHeads + (lane & 15)) * kStrideBytes + (lane >> 4) * 16;
@@ -55,7 +55,11 @@ struct ConsumerWarp {
     for (int step = 0; step < T::kSteps; ++step) ptx::LoadMatrices(query[step], address + step * 32);
 #pragma unroll
     for (int i = 0; i < T::kDim / 8; ++i) out[i][0] = out[i][1] = out[i][2] = out[i][3] = 0.0f;
-    max[0] = max[1] = kNoMax;
+      // What lies where a missing head's factors would may not make the warp rescale: the others' bits would
+      // depend on it.
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      max[i] = head_tile * kTileHeads + (lane >> 2) + 8 * i < n_heads ? kNoMax : -kNoMax;
     sum[0] = sum[1] = 0.0f;
   }
 

@@ -7,16 +7,25 @@ namespace t6::cuda {
 
 struct DecodeInstance {
   int rank, head_dim;
-  int warp_tokens;  // see DecodeTraits
-  int max_warps;    // the producer included; with blocks_per_sm it fixes the registers a thread may have
-  int blocks_per_sm;
-  const void* kernel;
+  int warp_tokens;              // see DecodeTraits
+  int max_warps;                // the producer included; it fixes the registers that a thread may have
+  const void* kernel;           // with tensor maps, sm_90a
+  const void* portable_kernel;  // sm_80 and up
 };
 
-// In order of preference where several fit.
-std::span<const DecodeInstance> DecodeInstancesOfRank1();
-std::span<const DecodeInstance> DecodeInstancesOfRank2();
-std::span<const DecodeInstance> DecodeInstancesOfRank3();
-std::span<const DecodeInstance> DecodeInstancesOfRank4();
+// In order of preference where several fit; empty for a rank without kernels.
+std::span<const DecodeInstance> DecodeInstancesOfRank(int rank);
+
+// One rank's, each compiled in a file of its own.
+template <int kRank>
+std::span<const DecodeInstance> DecodeInstances();
+template <>
+std::span<const DecodeInstance> DecodeInstances<1>();
+template <>
+std::span<const DecodeInstance> DecodeInstances<2>();
+template <>
+std::span<const DecodeInstance> DecodeInstances<3>();
+template <>
+std::span<const DecodeInstance> DecodeInstances<4>();
 
 }  // namespace t6::cuda

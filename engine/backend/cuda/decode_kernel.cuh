@@ -1,6 +1,7 @@
-// The decode kernel of sm_90a. One persistent block walks its segments; a producer warp streams halves of
-// pages into a ring of stages, consumer warps own 16 heads x kWarpTokens tokens each and keep a running
-// softmax in registers. docs/kernels.md draws it and says what was measured.
+// The decode kernel, with tensor maps for sm_90a and without for sm_80 and up. One persistent block walks its
+// segments; a producer warp streams halves of pages into a ring of stages, consumer warps own 16 heads x
+// kWarpTokens tokens each and keep a running softmax in registers. docs/kernels.md draws it and says what was
+// measured.
 #pragma once
 
 #include "engine/backend/cuda/decode_consumer.cuh"
@@ -68,12 +69,12 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
     return stage;
   };
 
-  const int end = block->end;
-  for (int index = block->begin; index < end; ++index) {
-    const DecodeSegment segment = p.plan.segments[index];
+  const int begin = block->begin, end = block->end;
+  for (int index = begin; index < end; ++index) {
+    const DecodeSegment segment = index == begin ? block->first : p.plan.segments[index];
     if (segment.n_pages == 0) continue;
     QueryFormer<T>(p, shared.merge(), warp, lane, n_warps).Form(segment);
-    own.Start(ptx::SharedAddress(shared.merge()), head_tile, lane);
+    own.Start(ptx::SharedAddress(shared.merge()), head_tile, lane, p.n_heads);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
 
     const int n_full = segment.n_pages - (segment.last_tokens < 64 ? 1 : 0);
@@ -99,11 +100,9 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
   ptx::WaitForPriorKernels();  // in every block, so that "this kernel is done" means that those in front are
 }
 
-template <class T>
-__global__ void __launch_bounds__(T::kMaxThreads, T::kBlocks)
-    DecodeAttention(const __grid_constant__ DecodeParams p, const __grid_constant__ CUtensorMap whole,
-                    const __grid_constant__ CUtensorMap rest) {
-  extern __shared__ __align__(1024) unsigned char shared_memory[];
+// `copier` says how pages get into the ring.
+template <class T, class Copier>
+__device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned char* shared_memory) {
   const BlockShared<T> shared(shared_memory, p);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int n_consumers = p.head_tiles * T::kTokenGroups;
@@ -111,10 +110,8 @@ __global__ void __launch_bounds__(T::kMaxThreads, T::kBlocks)
   const DecodeBlock* block = p.plan.blocks + blockIdx.x;
 
   if (produces && lane == 0) {
-    ptx::PrefetchTensorMap(&whole);
-    ptx::PrefetchTensorMap(&rest);
     for (int i = 0; i < p.n_stages; ++i) {
-      ptx::BarrierInit(shared.Full(i), 1);
+      ptx::BarrierInit(shared.Full(i), Copier::kArrivals);
       ptx::BarrierInit(shared.Empty(i), n_consumers);
     }
     ptx::BarrierInitFence();
@@ -123,17 +120,41 @@ __global__ void __launch_bounds__(T::kMaxThreads, T::kBlocks)
   __syncthreads();
 
   if (produces) {
-    Producer<T>(p, &whole, &rest, shared, lane).Run(block);
+    Producer<T, Copier>(p, copier, shared, lane).Run(block);
   } else {
     Consume<T>(p, shared, block, warp, lane);
   }
 }
 
 template <class T>
+__global__ void __launch_bounds__(T::kMaxThreads, 1)
+    DecodeAttention(const __grid_constant__ DecodeParams p, const __grid_constant__ CUtensorMap whole,
+                    const __grid_constant__ CUtensorMap rest) {
+#if T6_PTX_HAS_SM90
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  if (threadIdx.x == 0) {
+    ptx::PrefetchTensorMap(&whole);
+    ptx::PrefetchTensorMap(&rest);
+  }
+  RunBlock<T>(p, TensorMapCopier(p, &whole, &rest), shared_memory);
+#endif
+}
+
+template <class T>
+__global__ void __launch_bounds__(T::kMaxThreads, 1)
+    DecodeAttentionPortable(const __grid_constant__ DecodeParams p) {
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  RunBlock<T>(p, ChunkCopier(p, threadIdx.x % 32), shared_memory);
+}
+
+template <class T>
 DecodeInstance MakeDecodeInstance() {
-  return {T::kRank,       T::kDim,
-          T::kWarpTokens, T::kMaxThreads / 32,
-          T::kBlocks,     reinterpret_cast<const void*>(&DecodeAttention<T>)};
+  return {T::kRank,
+          T::kDim,
+          T::kWarpTokens,
+          T::kMaxThreads / 32,
+          reinterpret_cast<const void*>(&DecodeAttention<T>),
+          reinterpret_cast<const void*>(&DecodeAttentionPortable<T>)};
 }
 
 }  // namespace t6::cuda

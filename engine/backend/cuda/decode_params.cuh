@@ -11,6 +11,7 @@ namespace t6::cuda {
 struct DecodeParams {
   DecodePlan plan;
   const int32_t* page_ids;
+  const void* pages;  // where there are no tensor maps
   const float* qkv;
   const float* cos;
   const float* sin;
@@ -30,14 +31,13 @@ inline constexpr int kConsumerBarrier = 1;
 inline constexpr float kRescaleAbove = 8.0f;  // powers of two that weights may exceed 1 by before a rescale
 inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group would form inf - inf
 
-template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT, int kBlocksT>
+template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT>
 struct DecodeTraits {
   static constexpr int kRank = kRankT;              // R_K = R_V
   static constexpr int kDim = kDimT;                // d
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
   static constexpr int kTokenGroups = 64 / kWarpTokens;
   static constexpr int kMaxThreads = kMaxWarpsT * 32;
-  static constexpr int kBlocks = kBlocksT;                // per multiprocessor
   static constexpr int kSteps = kDim / 16;                // of a product over d, or pairs of its output tiles
   static constexpr int kGroups = kWarpTokens / 16;        // of 16 tokens
   static constexpr int kRankBytes = 64 * kDim * 2;        // one rank of B

@@ -2,9 +2,9 @@
 // one captured graph with a fixed grid serves every length. Plain structs of device pointers; nothing here
 // owns memory.
 //
-// A sequence's pages are counted in units of `unit_pages`. Units are dealt in order, in equal shares, to the
-// blocks. A segment is a run of pages of one sequence that one block attends to; it yields one partial
-// result, in the slot of its own index. A sequence's segments are consecutive.
+// Blocks get pages in the sequences' order, shares as small as all pages allow; a share ends with a sequence
+// where little of the next would fit. A segment is a run of pages of one sequence that one block attends to;
+// it yields one partial result, in the slot of its own index. A sequence's segments are consecutive.
 #pragma once
 
 #include <cstdint>
@@ -27,17 +27,17 @@ struct DecodeSequence {
   int32_t first_segment;
   int32_t n_segments;  // 0: not decoded here (no token, or several rows)
   int32_t row;
-  int32_t reserved;
+  int32_t first_pages;  // pages of the first segment
 };
 
-// A block's segments, and what its producer needs to ask for the first pages without another look-up.
+// A block's segments, and what it needs to begin without another look-up.
 struct alignas(16) DecodeBlock {
-  static constexpr int kFirstPages = 11;
-  int32_t begin, end;                          // segments
-  int32_t page_offset, n_pages, holds_newest;  // of the first segment
-  int32_t first_pages[kFirstPages];            // ids of its first pages
+  static constexpr int kFirstPages = 14;
+  int32_t begin, end;                // segments
+  int32_t first_pages[kFirstPages];  // ids of the first segment's first pages
+  DecodeSegment first;
 };
-static_assert(sizeof(DecodeBlock) == 64);
+static_assert(sizeof(DecodeBlock) == 96);
 
 // A step's sequences, as StepPlan has them, in device memory.
 struct StepSequences {
@@ -53,11 +53,11 @@ struct DecodePlan {
   DecodeSegment* segments = nullptr;    // [max_segments]
   DecodeSequence* sequences = nullptr;  // [max_sequences]
   DecodeBlock* blocks = nullptr;        // [n_blocks]
-  int32_t* unit_begin = nullptr;        // [max_sequences + 1] scratch
+  int32_t* unit_begin = nullptr;        // [max_sequences + 1] scratch of fixed splits
   int32_t n_blocks = 0;
-  // 0: equal shares of pages, the fastest. Else shares never cut between multiples of this many pages of a
-  // sequence, so that a sequence's partial results, and with them every bit of its output, do not depend on
-  // the batch.
+  // 0: shares as equal as possible, the fastest. Else shares never cut between multiples of this many pages
+  // of a sequence, so that a sequence's partial results, and with them every bit of its output, do not depend
+  // on the batch.
   int32_t fixed_split_pages = 0;
 };
 

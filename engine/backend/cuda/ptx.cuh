@@ -1,10 +1,17 @@
-// The few instructions of sm_90 that C++ has no name for, one function each. Device code only.
+// The few instructions that C++ has no name for, one function each. Device code only. What sm_80 lacks is
+// either done otherwise there or does nothing; tensor maps have no twin.
 #pragma once
 
 #include <cuda.h>
 #include <cuda_bf16.h>
 
 #include <cstdint>
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define T6_PTX_HAS_SM90 0
+#else
+#define T6_PTX_HAS_SM90 1
+#endif
 
 namespace t6::cuda::ptx {
 
@@ -16,16 +23,14 @@ __device__ inline uint32_t SharedAddress(const void* p) {
 __device__ inline void BarrierInit(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
-// Makes initialised barriers visible to the copy engine.
+// Makes initialised barriers visible to the copy engine, which sm_80 has not.
 __device__ inline void BarrierInitFence() {
+#if T6_PTX_HAS_SM90
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
 }
 __device__ inline void BarrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-__device__ inline void BarrierExpectBytes(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
 }
 // Waits until the phase of this parity is over.
 __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
@@ -33,18 +38,40 @@ __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
       "{\n"
       ".reg .pred done;\n"
       "again:\n"
+#if T6_PTX_HAS_SM90
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+#else
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+#endif
       "@!done bra again;\n"
       "}" ::"r"(barrier),
       "r"(parity)
       : "memory");
 }
 
-// --- copies of a box of a tensor map into shared memory
+// --- copies into shared memory
 __device__ inline uint64_t EvictFirstPolicy() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
+}
+// 16 bytes.
+__device__ inline void CopyChunk(uint32_t shared, const void* global, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+               "l"(policy)
+               : "memory");
+}
+// Arrives, without being counted as one more, when every chunk that this thread asked for is there.
+__device__ inline void BarrierArriveWithChunks(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+__device__ inline void WaitForChunks() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+#if T6_PTX_HAS_SM90
+// Of a box of a tensor map; the barrier has been told how many bytes will come.
+__device__ inline void BarrierExpectBytes(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, int32_t column, int32_t row,
                                uint32_t barrier, uint64_t policy) {
@@ -63,10 +90,19 @@ __device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// --- dependent launches: the kernels before this one are done and their writes are visible
-__device__ inline void WaitForPriorKernels() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+#endif
+
+// --- dependent launches: the kernels before this one are done and their writes are visible. On sm_80 every
+// launch is an ordinary one.
+__device__ inline void WaitForPriorKernels() {
+#if T6_PTX_HAS_SM90
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 __device__ inline void LetDependentsLaunch() {
+#if T6_PTX_HAS_SM90
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 // A barrier of the first n_threads threads of the block.

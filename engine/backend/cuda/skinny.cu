@@ -29,7 +29,9 @@ __device__ uint4 LoadActivations(const void* p) {
   return x;
 }
 __device__ void PrefetchToL2(const void* p, uint32_t bytes) {
+#if T6_PTX_HAS_SM90
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
 }
 
 // A block has a run of tiles of kColumnTiles * 8 columns; its warps share k. A lane's 16 bytes of a weight

@@ -22,7 +22,7 @@ __device__ float Rotated(const float* x, int i, int half, const float* cos, cons
 
 // A row's factor of keys or of values, and where it goes.
 struct Factor {
-  int rank, from;     // `from`: of A in the row, B behind it
+  int rank, from;      // `from`: of A in the row, B behind it
   int64_t a_to, b_to;  // bytes from the page's first
   bool rotates;
 };
@@ -36,8 +36,8 @@ struct RowStore {
 
   __device__ RowStore(const StoreCall& c, int row, int slot)
       : call(c),
-        qkv(c.qkv + static_cast<int64_t>(row) *
-                        (c.q_elements + (c.rank_k + c.rank_v) * (c.n_heads + c.head_dim))),
+        qkv(c.qkv +
+            static_cast<int64_t>(row) * (c.q_elements + (c.rank_k + c.rank_v) * (c.n_heads + c.head_dim))),
         page(static_cast<uint8_t*>(c.pages) + slot / 64 * c.page_bytes),
         column(slot % 64),
         position(c.positions[row]) {}
@@ -64,9 +64,8 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
   const int h = call.n_heads, d = call.head_dim;
-  const Factor factors[2] = {
-      {call.rank_k, call.q_elements, call.ak, call.bk, true},
-      {call.rank_v, call.q_elements + call.rank_k * (h + d), call.av, call.bv, false}};
+  const Factor factors[2] = {{call.rank_k, call.q_elements, call.ak, call.bk, true},
+                             {call.rank_v, call.q_elements + call.rank_k * (h + d), call.av, call.bv, false}};
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows;
 
   if constexpr (kRows == 1) {

@@ -59,23 +59,13 @@ DecodeShape ShapeOf(const AttentionSpec& spec) {
           .head_norm_eps = spec.head_norm_eps};
 }
 
-// The decode kernels' layouts for few sequences and for many; none where they do not cover the spec.
-struct DecodeConfigs {
-  std::optional<DecodeAttentionConfig> few, many;
-
-  DecodeConfigs() = default;
-  DecodeConfigs(const AttentionSpec& spec, int n_sms, int max_shared) {
-    const bool contextual = spec.k.a == HeadFactor::kContextual && spec.k.b == DimFactor::kContextual &&
-                            spec.v.a == HeadFactor::kContextual && spec.v.b == DimFactor::kContextual;
-    if (!contextual || spec.k.rank != spec.v.rank) return;
-    few = DecodeAttentionConfig::Make(ShapeOf(spec), n_sms, max_shared, 1);
-    many = DecodeAttentionConfig::Make(ShapeOf(spec), n_sms, max_shared, 1 << 20);
-  }
-  const DecodeAttentionConfig& For(int n_sequences) const {
-    return n_sequences < kManySequences ? *few : *many;
-  }
-  int n_blocks() const { return few ? std::max(few->n_blocks, many->n_blocks) : 0; }
-};
+// None where the decode kernels do not cover the spec.
+std::optional<DecodeAttentionConfig> DecodeConfig(const AttentionSpec& spec, const DecodeDevice& device) {
+  const bool contextual = spec.k.a == HeadFactor::kContextual && spec.k.b == DimFactor::kContextual &&
+                          spec.v.a == HeadFactor::kContextual && spec.v.b == DimFactor::kContextual;
+  if (!contextual || spec.k.rank != spec.v.rank) return std::nullopt;
+  return DecodeAttentionConfig::Make(ShapeOf(spec), device);
+}
 
 // Everything that Reserve allocates for the decode kernels, as offsets into one block of device memory.
 struct DecodeWorkspace {
@@ -99,8 +89,8 @@ struct DecodeWorkspace {
 
 class TpaAttentionImpl final : public TpaAttention {
  public:
-  TpaAttentionImpl(TpaAttentionOptions options, int n_sms, int max_shared)
-      : options_(std::move(options)), n_sms_(n_sms), max_shared_(max_shared) {}
+  TpaAttentionImpl(TpaAttentionOptions options, const DecodeDevice& device)
+      : options_(std::move(options)), device_(device) {}
 
   ~TpaAttentionImpl() override {
     for (Staging& s : staging_) {
@@ -109,8 +99,7 @@ class TpaAttentionImpl final : public TpaAttention {
   }
 
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
-    size_t bytes =
-        StepBytes(limits) + Workspace(limits, spec, DecodeConfigs(spec, n_sms_, max_shared_)).total;
+    size_t bytes = StepBytes(limits) + Workspace(limits, spec).total;
     for (const auto* path : {&options_.multi_row, &options_.general}) {
       if (*path != nullptr) bytes += (*path)->WorkspaceBytes(limits, spec);
     }
@@ -135,9 +124,9 @@ class TpaAttentionImpl final : public TpaAttention {
     bool in_use = false;
   };
 
-  DecodeWorkspace Workspace(const StepLimits& limits, const AttentionSpec& spec,
-                            const DecodeConfigs& configs) const {
-    return {limits, spec, configs.n_blocks(), options_.fixed_split_pages};
+  DecodeWorkspace Workspace(const StepLimits& limits, const AttentionSpec& spec) const {
+    const auto config = DecodeConfig(spec, device_);
+    return {limits, spec, config ? config->n_blocks : 0, options_.fixed_split_pages};
   }
   Status CheckPlan(const StepPlan& plan) const;
   Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
@@ -147,10 +136,10 @@ class TpaAttentionImpl final : public TpaAttention {
   Status RunPath(const TpaAttentionParams& params, int min_rows);
 
   TpaAttentionOptions options_;
-  const int n_sms_, max_shared_;
+  const DecodeDevice device_;
   StepLimits limits_;
-  DecodeConfigs configs_;
-  DecodePlan plan_;  // of the largest grid
+  std::optional<DecodeAttentionConfig> config_;  // none: no decode kernel covers the spec
+  DecodePlan plan_;                              // of the largest grid
   DecodePartials partials_;
   DeviceMemory workspace_, arrays_;
   std::array<Staging, 2> staging_;
@@ -163,9 +152,9 @@ class TpaAttentionImpl final : public TpaAttention {
 
 Status TpaAttentionImpl::Reserve(const StepLimits& limits, const AttentionSpec& spec) {
   limits_ = limits;
-  configs_ = DecodeConfigs(spec, n_sms_, max_shared_);
+  config_ = DecodeConfig(spec, device_);
   maps_.clear();
-  const DecodeWorkspace offsets = Workspace(limits, spec, configs_);
+  const DecodeWorkspace offsets = Workspace(limits, spec);
   T6_RETURN_IF_ERROR(workspace_.Allocate(offsets.total));
   T6_RETURN_IF_ERROR(arrays_.Allocate(StepBytes(limits)));
   for (Staging& s : staging_) {
@@ -182,7 +171,7 @@ Status TpaAttentionImpl::Reserve(const StepLimits& limits, const AttentionSpec& 
            .sequences = reinterpret_cast<DecodeSequence*>(base + offsets.sequences),
            .blocks = reinterpret_cast<DecodeBlock*>(base + offsets.blocks),
            .unit_begin = reinterpret_cast<int32_t*>(base + offsets.units),
-           .n_blocks = configs_.n_blocks(),
+           .n_blocks = config_ ? config_->n_blocks : 0,
            .fixed_split_pages = options_.fixed_split_pages};
   for (const auto* path : {&options_.multi_row, &options_.general}) {
     if (*path != nullptr) T6_RETURN_IF_ERROR((*path)->Reserve(limits, spec));
@@ -244,11 +233,10 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& /*spec*
   step_.page_begin = base + arrays.page_begin, step_.page_ids = base + arrays.page_ids;
   step_.positions = base + arrays.positions, step_.slots = base + arrays.slots;
   T6_RETURN_IF_ERROR(CopyStep(plan, arrays));
-  return has_one_row_ && configs_.few ? LaunchPlan() : absl::OkStatus();
+  return has_one_row_ && config_ ? LaunchPlan() : absl::OkStatus();
 }
 
 Status TpaAttentionImpl::LaunchPlan() {
-  plan_.n_blocks = configs_.For(step_.sequence_capacity).n_blocks;
   T6_RETURN_IF_CUDA_ERROR(LaunchDecodePlan({.n_sequences = step_.n_sequences,
                                             .context_len = step_.context_len,
                                             .row_begin = step_.row_begin,
@@ -273,22 +261,25 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   call.pages = params.pages.base, call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
   call.positions = step_.positions, call.slots = step_.slots, call.n_rows = step_.row_capacity;
   // The first launch after the plan is an ordinary one, so that the plan is complete for all behind it.
-  call.overlaps_prior = std::exchange(stored_since_plan_, true);
+  call.overlaps_prior = std::exchange(stored_since_plan_, true) && !device_.portable;
   T6_RETURN_IF_CUDA_ERROR(LaunchStoreFactors(call, options_.stream));
   return absl::OkStatus();
 }
 
 Status TpaAttentionImpl::Run(const TpaAttentionParams& params) {
   if (step_.row_capacity == 0) return absl::OkStatus();
-  if (!configs_.few || params.pages.layout->dtype() != DType::kBF16) return RunPath(params, 1);
+  if (!config_ || params.pages.layout->dtype() != DType::kBF16) return RunPath(params, 1);
   if (has_one_row_) T6_RETURN_IF_ERROR(RunDecode(params));
   return has_multi_row_ ? RunPath(params, 2) : absl::OkStatus();
 }
 
 Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
   DecodeCall call;
-  call.config = &configs_.For(step_.sequence_capacity);
-  T6_ASSIGN_OR_RETURN(call.maps, MapsOf(params.pages));
+  call.config = &*config_;
+  call.pages = params.pages.base;
+  if (!device_.portable) {
+    T6_ASSIGN_OR_RETURN(call.maps, MapsOf(params.pages));
+  }
   call.plan = plan_, call.page_ids = step_.page_ids;
   call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
   call.head_norm_weight = params.head_norm_weight;
@@ -318,7 +309,7 @@ Status TpaAttentionImpl::RunPath(const TpaAttentionParams& params, int min_rows)
 StatusOr<const PageMaps*> TpaAttentionImpl::MapsOf(const LayerPages& pages) {
   auto [at, is_new] = maps_.try_emplace(pages.base);
   if (is_new || at->second.first != pages.n_pages) {
-    T6_RETURN_IF_CUDA_ERROR(MakePageMaps(configs_.few->shape, pages.base, pages.n_pages, &at->second.second));
+    T6_RETURN_IF_CUDA_ERROR(MakePageMaps(config_->shape, pages.base, pages.n_pages, &at->second.second));
     at->second.first = pages.n_pages;
   }
   return &at->second.second;
@@ -327,13 +318,12 @@ StatusOr<const PageMaps*> TpaAttentionImpl::MapsOf(const LayerPages& pages) {
 }  // namespace
 
 StatusOr<std::unique_ptr<TpaAttention>> TpaAttention::Make(TpaAttentionOptions options) {
-  int device = 0, n_sms = 0, max_shared = 0;
-  T6_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
-  T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device));
-  T6_RETURN_IF_CUDA_ERROR(
-      cudaDeviceGetAttribute(&max_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
-  return std::unique_ptr<TpaAttention>(
-      std::make_unique<TpaAttentionImpl>(std::move(options), n_sms, max_shared));
+  DecodeDevice device;
+  const cudaError_t error = DecodeDevice::Query(&device);
+  if (error == cudaErrorNotSupported) return Unimplemented("attention on a GPU needs compute capability 8.0");
+  T6_RETURN_IF_CUDA_ERROR(error);
+  device.portable |= options.force_portable;
+  return std::unique_ptr<TpaAttention>(std::make_unique<TpaAttentionImpl>(std::move(options), device));
 }
 
 }  // namespace t6::cuda

@@ -24,6 +24,8 @@ struct TpaAttentionOptions {
   // 0: the fastest division of a step. Else a sequence's bits depend on nothing but its own tokens: its
   // context is cut at multiples of so many pages (--reproducible).
   int fixed_split_pages = 0;
+  // The decode kernels that other chips than Hopper get, for tests.
+  bool force_portable = false;
   // Either may be null. Sequences of several rows over bfloat16 pages: the first that supports them,
   // multi_row or general. Every row of float32 pages and of shapes without a decode kernel: general.
   std::unique_ptr<AttentionPath> multi_row;
