@@ -6,6 +6,8 @@ else()
   set(T6_CUDA_DEFAULT OFF)
 endif()
 option(T6_CUDA "Build the CUDA device" ${T6_CUDA_DEFAULT})
+# 90a is the chip that everything was tested on. "80;90a" adds the portable kernels for other chips.
+set(T6_CUDA_ARCHITECTURES 90a CACHE STRING "Chips to compile CUDA code for")
 
 if(T6_CUDA)
   file(GLOB T6_CUDA_WHEELS ${PROJECT_SOURCE_DIR}/build/cuda-venv/lib/python3*/site-packages/nvidia/cu13)
@@ -13,8 +15,7 @@ if(T6_CUDA)
     set(CMAKE_CUDA_COMPILER ${T6_CUDA_WHEELS}/bin/nvcc)
     set(CUDAToolkit_ROOT ${T6_CUDA_WHEELS})
   endif()
-  # sm_90a alone: tensor-map copies; the chips that were tested.
-  set(CMAKE_CUDA_ARCHITECTURES 90a)
+  set(CMAKE_CUDA_ARCHITECTURES ${T6_CUDA_ARCHITECTURES})
   if(T6_CCACHE)
     set(CMAKE_CUDA_COMPILER_LAUNCHER ${T6_CCACHE})
   endif()
@@ -31,6 +32,14 @@ if(T6_CUDA)
     message(FATAL_ERROR "T6_CUDA: libcudart_static.a not found beside ${CMAKE_CUDA_COMPILER}")
   endif()
 endif()
+
+# Everything of CUDA, as one target: cmake --build build/cuda --target cuda.
+if(T6_CUDA)
+  add_custom_target(cuda)
+endif()
+function(t6_cuda_programs)
+  add_dependencies(cuda ${ARGN})
+endfunction()
 
 # The options of the C++ rooms mean nothing to nvcc: gives each language of a target its own.
 function(t6_cuda_options target)

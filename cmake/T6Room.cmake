@@ -24,6 +24,7 @@ function(t6_device_test name)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "-*cuda*" PROPERTIES TIMEOUT 300 LABELS fast)
   if(T6_CUDA)
     gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 TEST_FILTER "*cuda*" PROPERTIES TIMEOUT 300 LABELS gpu)
+    t6_cuda_programs(${name})
   endif()
 endfunction()
 
