@@ -10,9 +10,10 @@
 #include <random>
 #include <vector>
 
-#include "engine/backend/cpu/tpa_attention_impl.h"
 #include "engine/backend/page_layout.h"
+#include "engine/base/check.h"
 #include "engine/schedule/step_plan.h"
+#include "tests/support/attention_target.h"
 #include "tests/support/reference_attention.h"
 
 namespace t6::testing {
@@ -102,22 +103,22 @@ class AttentionWorld {
     return plan;
   }
 
-  void Store(cpu::TpaAttention& attention, const StepPlan& plan) {
-    attention.Plan(plan, spec_);
-    attention.Store({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages()});
+  void Store(AttentionUnderTest& attention, const StepPlan& plan) {
+    Must(attention.Plan(plan, spec_));
+    Must(attention.Store({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages()}));
   }
 
   // Store and Run: [n_rows][h * d].
-  std::vector<float> Run(cpu::TpaAttention& attention, const StepPlan& plan) {
+  std::vector<float> Run(AttentionUnderTest& attention, const StepPlan& plan) {
     Store(attention, plan);
     std::vector<float> out(static_cast<size_t>(plan.n_rows()) * spec_.n_heads * spec_.head_dim, NAN);
-    attention.Run({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages(),
-                   reference_.head_norm_weight.data(), out.data()});
+    Must(attention.Run({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages(),
+                        reference_.head_norm_weight.data(), out.data()}));
     return out;
   }
 
   // Writes the first n tokens of a sequence.
-  void Prefill(cpu::TpaAttention& attention, int sequence, int n) {
+  void Prefill(AttentionUnderTest& attention, int sequence, int n) {
     while (sequences[sequence].stored < n) {
       Store(attention, MakePlan({{sequence, std::min(256, n - sequences[sequence].stored)}}));
     }
@@ -143,6 +144,7 @@ class AttentionWorld {
   std::vector<Sequence> sequences;
 
  private:
+  static void Must(const Status& status) { T6_CHECK(status.ok(), "{}", MessageOf(status)); }
   float Normal() { return std::normal_distribution<float>()(random_); }
 
   AttentionSpec spec_;

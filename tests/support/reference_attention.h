@@ -30,14 +30,30 @@ struct ReferenceAttention {
     return y;
   }
 
+  // The same in float32, as every store computes it before it rounds to what the cache keeps: one that lies
+  // half way between two bfloat16 would else be rounded the other way here.
+  std::vector<double> RotatedInF32(const float* x, int position) const {
+    const int half = spec.rotary_dim / 2;
+    std::vector<double> y(x, x + spec.head_dim);
+    for (int i = 0; i < half; ++i) {
+      const float c = cos[position * half + i], s = sin[position * half + i];
+      const float sum = x[i] * c + x[half + i] * s, difference = x[half + i] * c - x[i] * s;
+      y[i] = sum, y[half + i] = difference;
+    }
+    return y;
+  }
+
   // [h][d] of A [h, rank] and B [rank, d], divided by the rank; `keep` is what happens to each number first.
-  std::vector<double> Expanded(const float* a, const float* b, int rank, int position, bool rotate,
+  enum class Rotate { kNot, kExactly, kInF32 };
+  std::vector<double> Expanded(const float* a, const float* b, int rank, int position, Rotate rotate,
                                const std::function<double(double)>& keep) const {
     const int h = spec.n_heads, d = spec.head_dim;
     std::vector<double> out(static_cast<size_t>(h) * d, 0.0);
     for (int r = 0; r < rank; ++r) {
-      const std::vector<double> row =
-          rotate ? Rotated(b + r * d, position) : std::vector<double>(b + r * d, b + (r + 1) * d);
+      const float* x = b + r * d;
+      const std::vector<double> row = rotate == Rotate::kNot       ? std::vector<double>(x, x + d)
+                                      : rotate == Rotate::kExactly ? Rotated(x, position)
+                                                                   : RotatedInF32(x, position);
       for (int j = 0; j < h; ++j) {
         for (int i = 0; i < d; ++i) out[j * d + i] += keep(a[j * rank + r]) * keep(row[i]) / rank;
       }
@@ -59,12 +75,13 @@ struct ReferenceAttention {
         token.q.insert(token.q.end(), head.begin(), head.end());
       }
     } else {
-      token.q = Expanded(qkv.data(), qkv.data() + h * spec.q.rank, spec.q.rank, position, true, exact);
+      token.q =
+          Expanded(qkv.data(), qkv.data() + h * spec.q.rank, spec.q.rank, position, Rotate::kExactly, exact);
     }
     const float* keys = qkv.data() + spec.q_elements();
     const float* values = keys + spec.k_elements();
-    token.k = Expanded(keys, keys + h * spec.k.rank, spec.k.rank, position, true, store);
-    token.v = Expanded(values, values + h * spec.v.rank, spec.v.rank, position, false, store);
+    token.k = Expanded(keys, keys + h * spec.k.rank, spec.k.rank, position, Rotate::kInF32, store);
+    token.v = Expanded(values, values + h * spec.v.rank, spec.v.rank, position, Rotate::kNot, store);
     return token;
   }
 

@@ -1,0 +1,126 @@
+// Attention on this machine's GPU, over float32 pages and over bfloat16 with the kernels of its own chip or,
+// by force, the portable ones; what a kernel does not cover goes the way that it goes in the backend. Copies
+// everything there and back around every call, so that the tests see host memory and every call has run.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/simple_attention.h"
+#include "engine/backend/cuda/tpa_attention.h"
+#include "tests/support/attention_target.h"
+
+namespace t6::testing {
+namespace {
+
+class CudaAttention final : public AttentionUnderTest {
+ public:
+  CudaAttention(bool portable, bool fixed_splits) : portable_(portable), fixed_splits_(fixed_splits) {}
+  ~CudaAttention() override {
+    attention_.reset();
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec) override {
+    T6_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    cuda::TpaAttentionOptions options;
+    options.stream = stream_, options.force_portable = portable_;
+    options.fixed_split_pages = fixed_splits_ ? 4 : 0;
+    options.general = cuda::MakeSimpleAttention();
+    T6_ASSIGN_OR_RETURN(attention_, cuda::TpaAttention::Make(std::move(options)));
+    return attention_->Reserve(limits, spec);
+  }
+
+  Status Plan(const StepPlan& plan, const AttentionSpec& spec) override {
+    plan_ = &plan;
+    return attention_->Plan(plan, spec);
+  }
+
+  Status Store(const StoreFactorsParams& params) override {
+    StoreFactorsParams on_device = params;
+    T6_RETURN_IF_ERROR(Upload(*params.spec, params.pages, params.qkv, params.cos, params.sin));
+    on_device.qkv = qkv_.as<float>(), on_device.cos = cos_.as<float>(), on_device.sin = sin_.as<float>();
+    on_device.pages.base = pages_.as<uint8_t>();
+    T6_RETURN_IF_ERROR(attention_->Store(on_device));
+    return Download(pages_, params.pages.base, PoolBytes(params.pages));
+  }
+
+  Status Run(const TpaAttentionParams& params) override {
+    TpaAttentionParams on_device = params;
+    T6_RETURN_IF_ERROR(Upload(*params.spec, params.pages, params.qkv, params.cos, params.sin));
+    on_device.qkv = qkv_.as<float>(), on_device.cos = cos_.as<float>(), on_device.sin = sin_.as<float>();
+    on_device.pages.base = pages_.as<uint8_t>();
+    const size_t d = params.spec->head_dim, out_bytes = plan_->n_rows() * params.spec->n_heads * d * 4;
+    T6_RETURN_IF_ERROR(Copy(params.head_norm_weight, d * 4, &head_norm_));
+    on_device.head_norm_weight = head_norm_.as<float>();
+    T6_RETURN_IF_ERROR(Copy(params.out, out_bytes, &out_));  // the caller's poison
+    on_device.out = out_.as<float>();
+    T6_RETURN_IF_ERROR(attention_->Run(on_device));
+    return Download(out_, params.out, out_bytes);
+  }
+
+ private:
+  static size_t PoolBytes(const LayerPages& pages) { return pages.n_pages * pages.layout->page_bytes(); }
+
+  Status Upload(const AttentionSpec& spec, const LayerPages& pages, const float* qkv, const float* cos,
+                const float* sin) {
+    const size_t positions = *std::max_element(plan_->positions.begin(), plan_->positions.end()) + 1;
+    const size_t angles = positions * (spec.rotary_dim / 2) * sizeof(float);
+    T6_RETURN_IF_ERROR(Copy(qkv, plan_->n_rows() * spec.qkv_elements() * sizeof(float), &qkv_));
+    T6_RETURN_IF_ERROR(Copy(cos, angles, &cos_));
+    T6_RETURN_IF_ERROR(Copy(sin, angles, &sin_));
+    return Copy(pages.base, PoolBytes(pages), &pages_);
+  }
+  Status Copy(const void* from, size_t bytes, cuda::DeviceMemory* to) {
+    if (to->size() < bytes) T6_RETURN_IF_ERROR(to->Allocate(bytes));
+    if (bytes > 0) {
+      T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to->as<void>(), from, bytes, cudaMemcpyHostToDevice, stream_));
+    }
+    return absl::OkStatus();
+  }
+  Status Download(const cuda::DeviceMemory& from, void* to, size_t bytes) {
+    T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(to, from.as<void>(), bytes, cudaMemcpyDeviceToHost, stream_));
+    T6_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+    return absl::OkStatus();
+  }
+
+  const bool portable_, fixed_splits_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<cuda::TpaAttention> attention_;
+  const StepPlan* plan_ = nullptr;
+  cuda::DeviceMemory pages_, qkv_, cos_, sin_, head_norm_, out_;
+};
+
+}  // namespace
+
+std::vector<AttentionTarget> AttentionTargets() {
+  int n = 0, major = 0;
+  const bool has_gpu = cudaGetDeviceCount(&n) == cudaSuccess && n > 0;
+  if (has_gpu) cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0);
+  struct Kind {
+    const char* name;
+    DType type;
+    bool portable;
+  };
+  std::vector<AttentionTarget> targets;
+  for (const Kind kind : {Kind{"f32_cuda", DType::kF32, false}, Kind{"bf16_cudasm90a", DType::kBF16, false},
+                          Kind{"bf16_cudaportable", DType::kBF16, true}}) {
+    AttentionTarget target;
+    target.name = kind.name;
+    target.page = target.compute = kind.type;
+    target.is_best = true;
+    target.threads = {1};
+    const bool runs_here = kind.portable || kind.type == DType::kF32 ? major >= 8 : major == 9;
+    if (!has_gpu) target.missing = "no GPU";
+    if (has_gpu && !runs_here) target.missing = "a GPU of another kind";
+    target.make = [kind](int /*n_threads*/, bool fixed_splits) -> std::unique_ptr<AttentionUnderTest> {
+      return std::make_unique<CudaAttention>(kind.portable, fixed_splits);
+    };
+    targets.push_back(std::move(target));
+  }
+  return targets;
+}
+
+}  // namespace t6::testing
