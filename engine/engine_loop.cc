@@ -78,7 +78,9 @@ bool EngineLoop::Drain(absl::Time deadline) {
 
 EngineStats EngineLoop::stats() const {
   absl::MutexLock lock(&mutex_);
-  return stats_;
+  EngineStats stats = stats_;
+  stats.waiting += static_cast<int>(inbox_.submissions.size());
+  return stats;
 }
 
 Status EngineLoop::health() const {
@@ -91,6 +93,9 @@ EngineLoop::Inbox EngineLoop::TakeInbox() {
   if (scheduler_.idle()) mutex_.Await(absl::Condition(this, &EngineLoop::HasInbox));
   // Between taking the inbox and publishing the new state the engine is not idle, or Drain would see a gap.
   if (!inbox_.empty()) idle_ = false;
+  // Until a plan says otherwise what was taken waits, or Submit would let more in than its bounds allow.
+  stats_.waiting += static_cast<int>(inbox_.submissions.size());
+  waiting_tokens_ += inbox_.tokens;
   return std::exchange(inbox_, Inbox{});
 }
 
@@ -144,6 +149,7 @@ Status EngineLoop::RunStep() {
   StepPlan& plan = plans_[next_plan_];
   const bool launches = scheduler_.Plan(&plan);
   if (launches) {
+    PublishState();  // a step takes a while
     const absl::Time launched_at = absl::Now();
     metrics_->step_plan_seconds.Increment(absl::ToDoubleSeconds(launched_at - planned_at));
     T6_RETURN_IF_ERROR(runner_->Launch(plan));

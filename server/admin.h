@@ -1,9 +1,11 @@
-// What the daemon says of itself: alive, ready, metrics, version. Shared by HTTP's admin routes and gRPC's
-// health service. Thread-safe.
+// What the daemon says of itself: alive, ready, loaded, metrics, version. Shared by HTTP's admin routes and
+// gRPC's health and load services. Thread-safe.
 #pragma once
 
 #include <functional>
 #include <string>
+
+#include "server/load_report.h"
 
 namespace t6::server {
 
@@ -19,6 +21,7 @@ class Admin {
   bool accepts_requests() const {
     return state() == ServingState::kServing || state() == ServingState::kGrace;
   }
+  virtual LoadReport Load() const = 0;
   virtual std::string MetricsText() const = 0;  // Prometheus text format 0.0.4
   virtual std::string Version() const = 0;
 };

@@ -56,6 +56,7 @@ struct Daemon::Impl {
       : config(c), make_engine(std::move(factory)), metrics(c.served_model_name) {
     const HandlerDeps deps{&slot, &executor, [this](const RequestRecord& record) {
                              metrics.CountRequest(record.transport, record.status.code());
+                             load.Count(record.status.code());
                              LogRequest(record);
                            }};
     chat = MakeChatHandler(deps);
@@ -76,6 +77,7 @@ struct Daemon::Impl {
   const ServerConfig config;
   const EngineFactory make_engine;
   Metrics metrics;
+  LoadMeter load;
   ModelSlot slot;
   ServedModel model;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -282,6 +284,12 @@ int Daemon::grpc_port() const { return impl_->grpc->port(); }
 int Daemon::admin_port() const { return impl_->admin == nullptr ? 0 : impl_->admin->port(); }
 
 ServingState Daemon::state() const { return impl_->state; }
+
+LoadReport Daemon::Load() const {
+  const ServedModel* model = impl_->slot.Get();
+  return impl_->load.Report(model == nullptr ? EngineStats{} : model->engine->stats(),
+                            impl_->config.engine.max_num_seqs);
+}
 
 std::string Daemon::MetricsText() const { return impl_->metrics.Text(); }
 

@@ -38,6 +38,7 @@ class Daemon final : public Admin {
   int admin_port() const;  // 0: no port of its own
 
   ServingState state() const override;
+  LoadReport Load() const override;
   std::string MetricsText() const override;
   std::string Version() const override;
 

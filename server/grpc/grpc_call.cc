@@ -4,6 +4,7 @@
 
 #include "server/auth.h"
 #include "server/error_map.h"
+#include "server/grpc/load_service.h"
 #include "server/request_id.h"
 
 namespace t6::server {
@@ -38,7 +39,8 @@ CallContext BeginCall(grpc::CallbackServerContext* context) {
   return call;
 }
 
-grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context) {
+grpc::Status EndCall(const Status& status, const Admin& admin, grpc::CallbackServerContext* context) {
+  context->AddTrailingMetadata(kLoadTrailer, LoadTrailer(admin));
   if (status.ok()) return grpc::Status::OK;
   const int retry_ms = WireErrorOf(status).retry_after_ms;
   if (retry_ms >= 0) context->AddTrailingMetadata("grpc-retry-pushback-ms", std::to_string(retry_ms));

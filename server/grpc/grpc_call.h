@@ -25,8 +25,9 @@ struct GrpcDeps {
 
 // Takes x-request-id from the metadata (or makes one up) and echoes it in the trailers.
 CallContext BeginCall(grpc::CallbackServerContext* context);
-// Adds grpc-retry-pushback-ms where a retry makes sense, and the field at fault as t6-error-param.
-grpc::Status EndCall(const Status& status, grpc::CallbackServerContext* context);
+// Adds the load report, grpc-retry-pushback-ms where a retry makes sense, and the field at fault as
+// t6-error-param.
+grpc::Status EndCall(const Status& status, const Admin& admin, grpc::CallbackServerContext* context);
 // UNAUTHENTICATED without a known API key, where keys are asked for; UNAVAILABLE while the model loads and
 // once the server drains. Fills in the call's tenant.
 Status Admit(const GrpcDeps& deps, const grpc::CallbackServerContext& context, CallContext* call);

@@ -7,6 +7,7 @@
 #include <boost/asio/ip/tcp.hpp>
 
 #include "server/grpc/health_service.h"
+#include "server/grpc/load_service.h"
 #include "server/grpc/services.h"
 
 namespace t6::server {
@@ -40,7 +41,8 @@ void SetLimits(grpc::ServerBuilder& builder, const GrpcConfig& config) {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const Handlers& handlers, const Admin* admin, Executor* executor) : deps{handlers, admin, executor} {}
+  Impl(const Handlers& handlers, const Admin* admin, Executor* executor)
+      : deps{handlers, admin, executor}, load(admin, executor) {}
 
   GrpcDeps deps;
   ChatService chat{&deps};
@@ -49,6 +51,7 @@ struct GrpcServer::Impl {
   TokenizerService tokenizer{&deps};
   HealthService health{{v1::Chat::service_full_name(), v1::Completions::service_full_name(),
                         v1::Models::service_full_name(), v1::Tokenizer::service_full_name()}};
+  LoadService load;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 };
@@ -62,7 +65,7 @@ StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcConfig& config
   SetLimits(builder, config);
   builder.AddListeningPort(config.address.ToString(), grpc::InsecureServerCredentials(), &impl->port);
   for (grpc::Service* service : std::initializer_list<grpc::Service*>{
-           &impl->chat, &impl->completions, &impl->models, &impl->tokenizer, &impl->health}) {
+           &impl->chat, &impl->completions, &impl->models, &impl->tokenizer, &impl->health, &impl->load}) {
     builder.RegisterService(service);
   }
   impl->server = builder.BuildAndStart();
@@ -85,6 +88,7 @@ void GrpcServer::SetServing(bool serving) { impl_->health.SetServing(serving); }
 void GrpcServer::Stop(absl::Time deadline) {
   if (impl_->server == nullptr) return;
   impl_->health.EndWatches();
+  impl_->load.EndStreams();
   impl_->server->Shutdown(absl::ToChronoTime(std::max(deadline, absl::Now())));
   impl_->server->Wait();
   impl_->server = nullptr;

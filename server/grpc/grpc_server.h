@@ -1,5 +1,5 @@
-// gRPC's transport: the services of t6.v1, health and reflection on one port. The handlers, admin and
-// executor outlive it, and the executor runs as long as it does. Thread-safe.
+// gRPC's transport: the services of t6.v1, health, load reports and reflection on one port. The handlers,
+// admin and executor outlive it, and the executor runs as long as it does. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ class GrpcServer {
   ~GrpcServer();  // Stop at once
 
   int port() const;
-  int calls_in_flight() const;    // health's watches do not count
+  int calls_in_flight() const;    // health's watches and load's streams do not count
   void SetServing(bool serving);  // what the health service says, for every service
   // Accepts no more, waits for the calls in flight until `deadline`, cancels the rest. Idempotent.
   void Stop(absl::Time deadline);

@@ -24,6 +24,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     ++deps_.in_flight;
     state_->reactor = this;
     state_->context = context;
+    state_->admin = deps.admin;
     CallContext call = BeginCall(context);
     // `request` and `response` live until Finish, which until this ran only comes after `begun`.
     deps.executor->Post(
@@ -43,6 +44,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     absl::Mutex mutex;
     UnaryReactor* reactor ABSL_GUARDED_BY(mutex) = nullptr;  // null once finished
     grpc::CallbackServerContext* context = nullptr;          // lives as long as the reactor
+    const Admin* admin = nullptr;
     std::unique_ptr<UnaryCall> call ABSL_GUARDED_BY(mutex);
     bool begun ABSL_GUARDED_BY(mutex) = false;
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
@@ -95,7 +97,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 
     void Finish(const Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
       if (reactor == nullptr) return;
-      std::exchange(reactor, nullptr)->Finish(EndCall(status, context));
+      std::exchange(reactor, nullptr)->Finish(EndCall(status, *admin, context));
     }
   };
 
@@ -114,6 +116,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     ++deps_.in_flight;
     state_->reactor = this;
     state_->context = context;
+    state_->admin = deps.admin;
     CallContext call = BeginCall(context);
     deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request]() mutable {
       state->Begin(deps, handler, std::move(call), *request);
@@ -132,6 +135,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     absl::Mutex mutex;
     StreamReactor* reactor ABSL_GUARDED_BY(mutex) = nullptr;  // null once finished
     grpc::CallbackServerContext* context = nullptr;           // lives as long as the reactor
+    const Admin* admin = nullptr;
     std::unique_ptr<StreamingCall<Chunk>> call ABSL_GUARDED_BY(mutex);
     Chunk chunk ABSL_GUARDED_BY(mutex);  // being written
     bool begun ABSL_GUARDED_BY(mutex) = false;
@@ -194,7 +198,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     void Finish(const Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
       if (reactor == nullptr) return;
       call = nullptr;
-      std::exchange(reactor, nullptr)->Finish(EndCall(status, context));
+      std::exchange(reactor, nullptr)->Finish(EndCall(status, *admin, context));
     }
   };
 
@@ -216,7 +220,7 @@ grpc::ServerUnaryReactor* AnswerOnExecutor(const GrpcDeps& deps, grpc::CallbackS
           status = result.status();
           if (result.ok()) *response = *std::move(result);
         }
-        reactor->Finish(EndCall(status, context));
+        reactor->Finish(EndCall(status, *deps.admin, context));
       });
   return reactor;
 }

@@ -100,7 +100,8 @@ void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFuncti
   router_.Add(
       std::move(method), std::move(pattern),
       [this, function = std::move(function)](HttpRequest& request, const std::string& tail,
-                                             const Reply& reply) -> std::shared_ptr<void> {
+                                             const Reply& plain) -> std::shared_ptr<void> {
+        const Reply reply = WithLoad(request, plain);
         if (handlers_.keys != nullptr) {
           auto tenant = handlers_.keys->Check(request.Header("authorization"), "http");
           if (!tenant.ok()) {
@@ -115,6 +116,18 @@ void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFuncti
                                   : Unavailable("the server is shutting down and takes no new requests")));
         return nullptr;
       });
+}
+
+// Measured when the answer's headers leave, which of a stream is at its first token.
+HttpApp::Reply HttpApi::WithLoad(const HttpRequest& request, const Reply& reply) const {
+  const std::string format(request.Header("endpoint-load-metrics-format"));
+  if (format.empty()) return reply;
+  return [this, format, reply](HttpReply answer) {
+    if (auto load = LoadHeader(admin_.Load(), format)) {
+      answer.headers.emplace_back("endpoint-load-metrics", *std::move(load));
+    }
+    reply(std::move(answer));
+  };
 }
 
 void HttpApi::AddPost(std::string path, RouteFunction function) {

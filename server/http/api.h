@@ -17,8 +17,10 @@ class HttpApi : public AdminApi {
   std::shared_ptr<void> Handle(HttpRequest request, Reply reply) override;
 
  private:
+  Reply WithLoad(const HttpRequest& request, const Reply& reply) const;
   void AddModelRoutes();
   // Refused with 401 without a known API key, where keys are asked for, and with 503 while no model serves.
+  // Answers carry a load report when asked for one.
   void AddModelRoute(std::string method, std::string pattern, RouteFunction function);
   // The same, and takes a JSON body.
   void AddPost(std::string path, RouteFunction function);

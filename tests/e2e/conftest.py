@@ -94,16 +94,18 @@ def daemon():
 
 @pytest.fixture(scope="session")
 def wire(tmp_path_factory):
-    """The Python modules of proto/t6/v1, by name: wire.chat_pb2, wire.chat_pb2_grpc, ..."""
+    """The Python modules of proto/t6/v1 and proto/xds, by name: wire.chat_pb2, wire.chat_pb2_grpc, ..."""
     out = tmp_path_factory.mktemp("stubs")
-    names = sorted(path.stem for path in (ROOT / "proto/t6/v1").glob("*.proto"))
+    proto = ROOT / "proto"
+    paths = sorted(path.relative_to(proto) for tree in ("t6/v1", "xds") for path in (proto / tree).rglob("*.proto"))
     include = pathlib.Path(grpc_tools.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{ROOT / 'proto'}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    assert protoc.main(arguments + [f"t6/v1/{name}.proto" for name in names]) == 0
+    arguments = ["protoc", f"-I{proto}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}"]
+    assert protoc.main(arguments + [str(path) for path in paths]) == 0
     sys.path.insert(0, str(out))
     modules = types.SimpleNamespace()
-    for name in names:
+    for path in paths:
         for suffix in ("_pb2", "_pb2_grpc"):
-            setattr(modules, name + suffix, importlib.import_module(f"t6.v1.{name}{suffix}"))
+            name = ".".join(path.with_suffix("").parts) + suffix
+            setattr(modules, path.stem + suffix, importlib.import_module(name))
     yield modules
     sys.path.remove(str(out))

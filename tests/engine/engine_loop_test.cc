@@ -7,6 +7,7 @@
 #include <random>
 #include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "tests/support/fake_step_runner.h"
 
 namespace t6 {
@@ -22,9 +23,10 @@ class EngineLoopTest : public ::testing::TestWithParam<int> {
  protected:
   EngineLoopTest() : metrics_(registry_, "fake"), runner_(kPages, kVocab) {}
 
-  void Start(int max_queued_requests = 100000) {
+  void Start(int max_queued_requests = 100000, int max_num_seqs = 8) {
     EngineLoopConfig config;
-    config.scheduler = {.max_num_seqs = 8, .max_step_rows = 96, .max_outputs = 64, .max_context = kContext};
+    config.scheduler = {
+        .max_num_seqs = max_num_seqs, .max_step_rows = 96, .max_outputs = 64, .max_context = kContext};
     config.scheduler.pipeline_depth = GetParam();
     config.max_queued_requests = max_queued_requests;
     config.cache_key = "fake";
@@ -140,6 +142,33 @@ TEST_P(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
   }
   EXPECT_GT(refused, 0);
   for (auto& stream : accepted) EXPECT_TRUE(ReadAll(*stream).status.ok());
+}
+
+TEST_P(EngineLoopTest, TheBoundHoldsWhileAStepRuns) {
+  absl::Notification reached[2], released[2];
+  int n_launches = 0;
+  runner_.on_launch = [&](const StepPlan&) {
+    if (n_launches >= 2) return;
+    reached[n_launches].Notify();
+    released[n_launches++].WaitForNotification();
+  };
+  Start(/*max_queued_requests=*/2, /*max_num_seqs=*/1);
+  GenerationRequest request;
+  request.prompt = {1, 2, 3};
+  request.sampling.max_tokens = 20;
+  std::vector<std::shared_ptr<EventStream>> accepted = {*engine_->Submit(request)};
+  reached[0].WaitForNotification();
+  EXPECT_EQ(engine_->stats().running, 1);
+  EXPECT_EQ(engine_->stats().waiting, 0);
+  for (int i = 0; i < 2; ++i) accepted.push_back(*engine_->Submit(request));
+  EXPECT_EQ(engine_->stats().waiting, 2) << "also what the engine has not looked at";
+  EXPECT_EQ(engine_->Submit(request).status().code(), absl::StatusCode::kResourceExhausted);
+  released[0].Notify();
+  reached[1].WaitForNotification();  // it has taken them in, and there is no slot
+  EXPECT_EQ(engine_->stats().waiting, 2);
+  EXPECT_EQ(engine_->Submit(request).status().code(), absl::StatusCode::kResourceExhausted);
+  released[1].Notify();
+  for (auto& stream : accepted) EXPECT_EQ(ReadAll(*stream).finish, FinishReason::kLength);
 }
 
 TEST_P(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {

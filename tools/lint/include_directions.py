@@ -3,7 +3,7 @@
 
 usage: include_directions.py [--self-test]
 Prints FILE:LINE for every include against the table and fails if there is one. Only includes in quotes are looked at,
-and of those the project's own, the generated ones (t6/v1/...) and gRPC's and Protobuf's.
+and of those the project's own, the generated ones (t6/v1/..., xds/...) and gRPC's and Protobuf's.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ PLAN = "engine/schedule/step_plan"
 REQUEST = "engine/request engine/event_stream engine/token_output"
 BACKEND = "engine/base/ engine/tensor/ engine/backend/"
 ENGINE = "engine/"
-WIRE = "t6/v1/ grpc google/protobuf/"
+WIRE = "t6/v1/ xds/ grpc google/protobuf/"
 
 # A room is a path's longest prefix here; it may include itself and what its line names (prefixes as well).
 ROOMS = {

@@ -107,6 +107,22 @@ TEST_F(ApiTest, HealthFollowsTheDaemonsState) {
   }
 }
 
+TEST_F(ApiTest, AnswersCarryALoadReportWhenAskedForOne) {
+  const auto load = [this](const std::string& format) {
+    return Ask(fmt::format("GET /v1/models HTTP/1.1\r\nHost: x\r\nendpoint-load-metrics-format: {}\r\n\r\n",
+                           format))
+        .Header("endpoint-load-metrics");
+  };
+  EXPECT_EQ(
+      load("TEXT"),
+      "TEXT application_utilization=0.25, rps_fractional=12.5, eps=0, named_metrics.num_requests_waiting=3");
+  EXPECT_EQ(load("json"),
+            "JSON {\"application_utilization\":0.25,\"rps_fractional\":12.5,\"eps\":0.0,"
+            "\"named_metrics\":{\"num_requests_waiting\":3.0}}");
+  EXPECT_EQ(load("BIN"), "");
+  EXPECT_EQ(Ask(Request("GET", "/v1/models")).Header("endpoint-load-metrics"), "");
+}
+
 TEST_F(ApiTest, RefusesWorkWhileStartingOrDrainingAndClosesTheConnection) {
   for (const ServingState state : {ServingState::kStarting, ServingState::kDraining}) {
     admin_.now = state;

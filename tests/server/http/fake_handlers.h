@@ -155,6 +155,10 @@ class FakeAdmin : public Admin {
  public:
   std::atomic<ServingState> now{ServingState::kServing};
   ServingState state() const override { return now; }
+  LoadReport Load() const override {
+    return {
+        .application_utilization = 0.25, .requests_per_second = 12.5, .named = {{"num_requests_waiting", 3}}};
+  }
   std::string MetricsText() const override { return "vllm:num_requests_running 0\n"; }
   std::string Version() const override { return "1.2.3"; }
 };
