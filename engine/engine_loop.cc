@@ -15,6 +15,7 @@ EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunne
       cache_(info_.memory.n_pages, config.cache_key),
       scheduler_(config.scheduler, &cache_, metrics, clock) {
   metrics_->SetCacheConfig(kPageTokens, info_.memory.n_pages);
+  metrics_->max_num_seqs.Set(config.scheduler.max_num_seqs);
   PublishState();
   thread_ = std::thread([this] { Loop(); });
 }
@@ -149,8 +150,8 @@ Status EngineLoop::RunStep() {
   StepPlan& plan = plans_[next_plan_];
   const bool launches = scheduler_.Plan(&plan);
   if (launches) {
-    PublishState();  // a step takes a while
     const absl::Time launched_at = absl::Now();
+    PublishState();  // a step takes a while
     metrics_->step_plan_seconds.Increment(absl::ToDoubleSeconds(launched_at - planned_at));
     T6_RETURN_IF_ERROR(runner_->Launch(plan));
     launched_at_.push_back(launched_at);
@@ -166,6 +167,7 @@ Status EngineLoop::CommitStep() {
   T6_ASSIGN_OR_RETURN(const StepResult result, runner_->Wait());
   last_done_at_ = absl::Now();
   scheduler_.Commit(result, last_done_at_ - begun_at);
+  metrics_->steps.Increment();
   metrics_->step_forward_seconds.Increment(absl::ToDoubleSeconds(last_done_at_ - begun_at));
   metrics_->step_commit_seconds.Increment(absl::ToDoubleSeconds(absl::Now() - last_done_at_));
   return {};

@@ -25,6 +25,7 @@ struct EngineMetrics {
   prometheus::Counter& prompt_tokens;          // vllm:prompt_tokens_total
   prometheus::Counter& generation_tokens;      // vllm:generation_tokens_total
   prometheus::Counter& preemptions;            // vllm:num_preemptions_total
+  prometheus::Gauge& max_num_seqs;             // t6:max_num_seqs
   prometheus::Histogram& time_to_first_token;  // vllm:time_to_first_token_seconds
   prometheus::Histogram& inter_token;          // vllm:inter_token_latency_seconds
   prometheus::Histogram& e2e_latency;          // vllm:e2e_request_latency_seconds
@@ -33,6 +34,9 @@ struct EngineMetrics {
   prometheus::Counter& tokens_reused_device;  // t6:tokens_reused_total{tier="device"}
   prometheus::Counter&
       prefill_waits_shared;  // t6:prefill_waits_shared_total: requests that waited for a prefix in the making
+  prometheus::Counter&
+      prefix_evictions;        // t6:prefix_evictions_total: pages of prefixes that gave way to others
+  prometheus::Counter& steps;  // t6:steps_total
   prometheus::Counter& step_plan_seconds;               // t6:step_seconds_total{phase="plan"}
   prometheus::Counter& step_forward_seconds;            // t6:step_seconds_total{phase="forward"}
   prometheus::Counter& step_commit_seconds;             // t6:step_seconds_total{phase="commit"}

@@ -18,7 +18,10 @@ void CacheManager::Release(PrefixTree::Cursor* cursor, std::vector<PageRef>* pag
 
 PageRef CacheManager::TakePage() {
   PageRef page = pool_.Take();
-  if (!page && tree_.EvictOne()) page = pool_.Take();
+  if (!page && tree_.EvictOne()) {
+    ++n_evicted_;
+    page = pool_.Take();
+  }
   return page;
 }
 

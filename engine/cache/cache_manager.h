@@ -44,6 +44,7 @@ class CacheManager {
   int n_held() const { return pool_.n_held(); }           // by sequences, and by steps in flight
   int n_cached() const { return pool_.n_cached_only(); }  // by the tree alone
   int n_available() const { return pool_.n_free() + pool_.n_cached_only(); }
+  int64_t n_evicted() const { return n_evicted_; }  // cached pages that TakePage has taken from the tree
   bool is_free(int32_t page) const { return pool_.refs(page) == 0; }  // its contents may be poisoned
   const PrefixTree& tree() const { return tree_; }
 
@@ -51,6 +52,7 @@ class CacheManager {
   const std::string model_;
   PagePool pool_;
   PrefixTree tree_;
+  int64_t n_evicted_ = 0;
 };
 
 }  // namespace t6

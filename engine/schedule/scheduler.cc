@@ -248,6 +248,8 @@ void Scheduler::UpdateGauges() {
   metrics_->requests_running.Set(n_running());
   metrics_->requests_waiting.Set(n_waiting());
   metrics_->cache_usage.Set(static_cast<double>(cache_->n_held()) / cache_->n_pages());
+  metrics_->prefix_evictions.Increment(static_cast<double>(cache_->n_evicted() - n_evictions_counted_));
+  n_evictions_counted_ = cache_->n_evicted();
   metrics_->factor_bytes_device.Set(static_cast<double>(cache_->n_held() + cache_->n_cached()) *
                                     config_.page_bytes);
 }

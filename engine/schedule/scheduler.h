@@ -156,6 +156,7 @@ class Scheduler {
   int64_t n_waiting_tokens_ = 0;
   int64_t n_preemptions_ = 0;
   int64_t n_prefix_waits_ = 0;
+  int64_t n_evictions_counted_ = 0;  // in the metric
 };
 
 }  // namespace t6

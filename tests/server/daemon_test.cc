@@ -222,7 +222,9 @@ TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
         "vllm:generation_tokens_total", "vllm:time_to_first_token_seconds",
         "vllm:inter_token_latency_seconds", "vllm:e2e_request_latency_seconds",
         "vllm:request_queue_time_seconds", "vllm:num_preemptions_total", "vllm:request_success_total",
-        "t6:requests_total", "t6:ready{model_name=\"docqa\"} 1"}) {
+        "t6:requests_total", "t6:ready{model_name=\"docqa\"} 1",
+        "t6:build_info{model_name=\"docqa\",version=", "process_start_time_seconds{",
+        "# TYPE process_cpu_seconds_total counter", "process_resident_memory_bytes{"}) {
     EXPECT_THAT(text, HasSubstr(name));
   }
 }

@@ -50,7 +50,8 @@ TEST(MetricsTest, EveryNameIsThereBeforeTheFirstRequest) {
         "vllm:generation_tokens_total{", "vllm:time_to_first_token_seconds_bucket{",
         "vllm:inter_token_latency_seconds_count{", "vllm:e2e_request_latency_seconds_sum{",
         "vllm:request_queue_time_seconds_bucket{", "vllm:num_preemptions_total{",
-        "vllm:request_success_total{finished_reason=\"stop\",model_name=\"m\"} 1", "t6:factor_bytes{"}) {
+        "vllm:request_success_total{finished_reason=\"stop\",model_name=\"m\"} 1", "t6:factor_bytes{",
+        "t6:max_num_seqs{", "t6:prefix_evictions_total{", "t6:steps_total{"}) {
     EXPECT_NE(text.find(name), std::string::npos) << name << "\n" << text;
   }
 }

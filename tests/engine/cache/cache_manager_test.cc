@@ -47,8 +47,10 @@ TEST(CacheManager, AMatchKeepsItsPagesFromEviction) {
   PrefixMatch match = cache.Match(&cursor, Range(0, 100), 99);
   EXPECT_EQ(match.tokens(), 99);
   EXPECT_FALSE(cache.TakePage());
+  EXPECT_EQ(cache.n_evicted(), 0);
   match.partial.Reset();
   EXPECT_TRUE(cache.TakePage());
+  EXPECT_EQ(cache.n_evicted(), 1);
 }
 
 TEST(CacheManager, ClearDropsWhatNobodyHolds) {

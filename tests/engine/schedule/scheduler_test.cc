@@ -597,6 +597,18 @@ TEST(SchedulerMetrics, CountWhatHappened) {
   EXPECT_EQ(metrics.cache_usage.Value(), 0);
   EXPECT_EQ(metrics.factor_bytes_device.Value(), 2000);
   EXPECT_EQ(metrics.success.Add({{"model_name", "model"}, {"finished_reason", "length"}}).Value(), 2);
+  EXPECT_EQ(metrics.prefix_evictions.Value(), 0);
+  // Other prompts fill the sixteen pages and drive the first one out.
+  for (int i = 0; i < 10; ++i) {
+    ASSERT_TRUE(scheduler.Add(Request(Iota(10 + i, 200), 3), std::make_shared<EventStream>(10 + i)).ok());
+    StepPlan plan;
+    while (scheduler.Plan(&plan)) {
+      ASSERT_TRUE(runner.Launch(plan).ok());
+      scheduler.Commit(*runner.Wait(), absl::Milliseconds(1));
+    }
+  }
+  EXPECT_GT(metrics.prefix_evictions.Value(), 10);
+  EXPECT_EQ(metrics.prefix_evictions.Value(), static_cast<double>(cache.n_evicted()));
 }
 
 }  // namespace
