@@ -7,7 +7,7 @@ help:
 	@echo 'make demo    build, start the server on the model that ships, ask it three questions over gRPC and HTTP'
 	@echo 'make serve   start the server in the foreground; it says what to try'
 	@echo 'make test    build and run every test'
-	@echo 'make deploy-test   images, balancers, restarts and kills: minutes, and more packages'
+	@echo 'make deploy-test   images, balancers, kills, chart, alerts, page: minutes, and more packages'
 	@echo 'make bench   build and run the benchmarks'
 	@echo 'make lint    formatting, include directions, clang-tidy'
 
