@@ -1,6 +1,6 @@
 // Attention alone on the CPU, in the shapes of the shipped model: milliseconds for all layers of one step,
 // and beside each figure its floor, the time to read the same bytes of factors once, measured in the same
-// run. usage: attention_cpu [threads] [target]
+// run. usage: attention_cpu [threads] [target, "" for the best] [part of a case's name]
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/backend/cpu/tpa_attention_impl.h"
@@ -123,7 +124,7 @@ void Run(const Case& c, ThreadPool& pool, const AttentionKernels& kernels) {
       c.name, NameOf(c.dtype), kernels.name, ms, store, bytes / 1e6, floor, bytes / floor / 1e6, floor / ms);
 }
 
-void Main(int n_threads, const std::string& target) {
+void Main(int n_threads, const std::string& target, const std::string& part) {
   ThreadPool pool(n_threads);
   const Case cases[] = {{"decode at 64", DType::kBF16, 1, 64, 1, false},
                         {"decode at 1k", DType::kBF16, 1, 1000, 1, false},
@@ -138,6 +139,7 @@ void Main(int n_threads, const std::string& target) {
                         {"decode at 4k", DType::kF32, 1, 4095, 1, false},
                         {"prefill 512", DType::kF32, 1, 0, 512, false}};
   for (const Case& c : cases) {
+    if (std::string_view(c.name).find(part) == std::string_view::npos) continue;
     for (const AttentionKernels& kernels : AllAttentionKernels(c.dtype)) {
       const bool best = kernels.name == BestAttentionKernels(c.dtype).name;
       if (target.empty() ? best : target == "all" || kernels.name == target) Run(c, pool, kernels);
@@ -149,6 +151,7 @@ void Main(int n_threads, const std::string& target) {
 }  // namespace t6::cpu
 
 int main(int argc, char** argv) {
-  t6::cpu::Main(argc > 1 ? std::atoi(argv[1]) : t6::AvailableThreads(), argc > 2 ? argv[2] : "");
+  t6::cpu::Main(argc > 1 ? std::atoi(argv[1]) : t6::AvailableThreads(), argc > 2 ? argv[2] : "",
+                argc > 3 ? argv[3] : "");
   return 0;
 }

@@ -1,16 +1,20 @@
 // Decode and prefill end to end, in one process, through the engine's own interface: what one user and what
 // sixteen get. Beside each decode figure stands its floor: bytes of weights and factors a token, at the read
-// bandwidth that the same threads reach over a buffer of that size in the same run.
+// bandwidth that the same threads reach over a buffer of that size. The machine is rarely alone and its
+// bandwidth drifts within seconds, so every repeat takes the floor just before and just after the figure, and
+// the share is the median of the repeats' own shares; their range is printed too.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <random>
 #include <string>
-#include <thread>
+#include <string_view>
+#include <vector>
 
 #include "bench/ceiling.h"
 #include "bench/peak_flops.h"
+#include "engine/base/page_tokens.h"
 #include "engine/engine.h"
 
 namespace t6::bench {
@@ -20,11 +24,12 @@ struct Options {
   std::string model = "models/t6-docqa-14m";
   std::string dtype = "bf16";
   std::string device = "auto";
+  std::string only;  // a part of the figures' names
   int threads = 2;
-  int repeats = 5;
+  int repeats = 9;
 };
 
-constexpr int kNewTokens = 200;
+constexpr int kNewTokens = 200, kWindow = 10;
 
 class Bench {
  public:
@@ -36,16 +41,26 @@ class Bench {
     return prompt;
   }
 
-  // Tokens a second of `n` streams on one prompt, from the moment that all have their first token.
+  // Tokens a second of `n` streams on one prompt, once all have their first token: the median of windows of
+  // kWindow tokens, as the floor is a median of passes, so that whoever else takes a core for a moment counts
+  // in neither.
   double Decode(const std::vector<int32_t>& prompt, int n) {
     if (prompt.size() > 1) Run(prompt, 1);  // its factors are cached from now on
     std::vector<std::shared_ptr<EventStream>> streams;
     for (int i = 0; i < n; ++i) streams.push_back(Submit(prompt, kNewTokens));
     for (auto& stream : streams) Await(*stream, 1);
-    const double start = Seconds();
-    int tokens = 0;
-    for (auto& stream : streams) tokens += Await(*stream, kNewTokens);
-    return tokens / (Seconds() - start);
+    // Every step gives each of them a token, so that one tells the time of all.
+    std::vector<double> rates;
+    double start = Seconds();
+    int in_window = 0;
+    Await(*streams[0], kNewTokens, [&](int tokens) {
+      if ((in_window += tokens) < kWindow) return;
+      const double now = Seconds();
+      rates.push_back(n * in_window / (now - start));
+      start = now, in_window = 0;
+    });
+    for (int i = 1; i < n; ++i) Await(*streams[i], kNewTokens);
+    return Median(rates);
   }
 
   double PrefillSeconds(int n) {
@@ -53,13 +68,6 @@ class Bench {
     const double start = Seconds();
     Run(prompt, 1);
     return Seconds() - start;
-  }
-
-  template <typename F>
-  double MedianOf(F&& figure) {
-    std::vector<double> values;
-    for (int i = 0; i < options_.repeats; ++i) values.push_back(figure());
-    return Median(values);
   }
 
  private:
@@ -73,17 +81,21 @@ class Bench {
     return *stream;
   }
 
-  // Reads at least `n` tokens, or all that come; returns how many.
-  int Await(EventStream& stream, int n) {
+  // Reads at least `n` tokens, or all that come, and tells of each event how many it brought.
+  template <typename Read>
+  void Await(EventStream& stream, int n, const Read& read) {
     int got = 0;
     TokenEvent event;
     while (got < n) {
       T6_CHECK(stream.Wait(&event, absl::Seconds(120)), "no token within two minutes");
       T6_CHECK(event.status.ok(), "{}", event.status.ToString());
       got += static_cast<int>(event.tokens.size());
+      read(static_cast<int>(event.tokens.size()));
       if (event.finish != FinishReason::kNone) break;
     }
-    return got;
+  }
+  void Await(EventStream& stream, int n) {
+    Await(stream, n, [](int /*tokens*/) {});
   }
 
   void Run(const std::vector<int32_t>& prompt, int n) { Await(*Submit(prompt, n), n + 1); }
@@ -93,11 +105,84 @@ class Bench {
   std::mt19937 random_;
 };
 
-void PrintDecode(const char* name, double tokens_per_second, double bytes, int threads) {
-  const double floor = ReadBandwidth(static_cast<size_t>(bytes), threads) / bytes;
-  fmt::print("{:<34} {:>9.0f} tok/s   floor {:>9.0f} tok/s ({:.1f} MB a token)   {:>4.0f} % of it\n", name,
-             tokens_per_second, floor, bytes / 1e6, 100 * tokens_per_second / floor);
-}
+// What the repeats gave: the middle one, and how far they lie apart.
+struct Spread {
+  explicit Spread(const std::vector<double>& values)
+      : median(Median(values)),
+        least(*std::min_element(values.begin(), values.end())),
+        most(*std::max_element(values.begin(), values.end())) {}
+  double median, least, most;
+};
+
+class Figures {
+ public:
+  Figures(Engine* engine, const Options& options)
+      : info_(engine->info()),
+        options_(options),
+        bench_(engine, options),
+        weights_(static_cast<double>(info_.n_parameters) * (options.dtype == "f32" ? 4 : 2)) {}
+
+  void OneStream(const char* name, int context) {
+    if (!Wanted(name)) return;
+    const double token = static_cast<double>(info_.memory.page_bytes) / kPageTokens;
+    const double bytes = weights_ + token * (context + 0.5 * kNewTokens);
+    ReadCeiling ceiling(static_cast<size_t>(bytes), options_.threads);
+    std::vector<double> rates, floors, shares;
+    for (int i = 0; i < options_.repeats; ++i) {
+      const std::vector<int32_t> prompt = bench_.RandomPrompt(std::max(context, 1));
+      const double before = ceiling.BytesPerSecond() / bytes;
+      rates.push_back(bench_.Decode(prompt, 1));
+      const double after = ceiling.BytesPerSecond() / bytes;
+      floors.push_back((before + after) / 2);
+      shares.push_back(100 * rates.back() / floors.back());
+    }
+    const Spread share(shares);
+    fmt::print(
+        "{:<36} {:>6.0f} tok/s   floor {:>6.0f} tok/s ({:.1f} MB a token)   {:>3.0f} % of it ({:.0f} to "
+        "{:.0f})\n",
+        name, Median(rates), Median(floors), bytes / 1e6, share.median, share.least, share.most);
+  }
+
+  void SixteenStreams(const char* name, int context) {
+    if (!Wanted(name)) return;
+    std::vector<double> ones, sixteens, ratios;
+    for (int i = 0; i < options_.repeats; ++i) {
+      const std::vector<int32_t> prompt = bench_.RandomPrompt(context);
+      ones.push_back(bench_.Decode(prompt, 1));
+      sixteens.push_back(bench_.Decode(prompt, 16));
+      ratios.push_back(sixteens.back() / ones.back());
+    }
+    const Spread ratio(ratios);
+    fmt::print("{:<36} {:>6.0f} tok/s   {:.2f} x one stream's {:.0f} ({:.2f} to {:.2f})\n", name,
+               Median(sixteens), ratio.median, Median(ones), ratio.least, ratio.most);
+  }
+
+  void Prefill(const char* name, int n) {
+    if (!Wanted(name)) return;
+    // Every row passes the layers; only the last one needs the head.
+    const double row_flops =
+        2.0 * static_cast<double>(info_.n_parameters - int64_t{info_.vocab_size} * info_.width);
+    const double peak = PeakFlops(options_.dtype == "f32" ? DType::kF32 : DType::kBF16, options_.threads);
+    std::vector<double> times;
+    for (int i = 0; i < options_.repeats; ++i) times.push_back(bench_.PrefillSeconds(n));
+    const Spread seconds(times);
+    const double flops = row_flops * n / seconds.median;
+    fmt::print(
+        "{:<36} {:>6.0f} tok/s   {:.1f} ms ({:.1f} to {:.1f}); products alone {:.0f} GFLOP/s, {:.0f} % of "
+        "the "
+        "peak of {:.0f}\n",
+        name, n / seconds.median, seconds.median * 1e3, seconds.least * 1e3, seconds.most * 1e3, flops / 1e9,
+        100 * flops / peak, peak / 1e9);
+  }
+
+ private:
+  bool Wanted(std::string_view name) const { return name.find(options_.only) != std::string_view::npos; }
+
+  const ModelInfo& info_;
+  const Options& options_;
+  Bench bench_;
+  double weights_;  // bytes
+};
 
 int Main(const Options& options) {
   EngineConfig config;
@@ -114,35 +199,15 @@ int Main(const Options& options) {
     return 1;
   }
   const ModelInfo& info = (*engine)->info();
-  const double weights = static_cast<double>(info.n_parameters) * (options.dtype == "f32" ? 4 : 2);
-  const double token = static_cast<double>(info.memory.page_bytes) / 64;
-  fmt::print("{}: {:.1f} M parameters, {}, {}\n", options.model, info.n_parameters / 1e6, info.device,
-             options.dtype);
-
-  Bench bench(engine->get(), options);
-  const auto decode = [&](int context, int streams) {
-    return bench.MedianOf([&] { return bench.Decode(bench.RandomPrompt(std::max(context, 1)), streams); });
-  };
-  PrintDecode("one stream, empty context", decode(0, 1), weights + token * kNewTokens / 2, options.threads);
-  PrintDecode("one stream, 4096 tokens", decode(4096, 1), weights + token * (4096 + kNewTokens / 2),
-              options.threads);
-  const double one = decode(1024, 1);
-  PrintDecode("one stream, 1024 tokens", one, weights + token * (1024 + kNewTokens / 2), options.threads);
-  const double sixteen = decode(1024, 16);
-  fmt::print("{:<34} {:>9.0f} tok/s   {:.2f} x one stream\n", "16 streams on one 1024-token prompt", sixteen,
-             sixteen / one);
-  // Every row passes the layers; only the last one needs the head.
-  const double row_flops =
-      2.0 * static_cast<double>(info.n_parameters - int64_t{info.vocab_size} * info.width);
-  const double peak = PeakFlops(options.dtype == "f32" ? DType::kF32 : DType::kBF16, options.threads);
-  for (int n : {512, 2048}) {
-    const double seconds = bench.MedianOf([&] { return bench.PrefillSeconds(n); });
-    const double flops = row_flops * n / seconds;
-    fmt::print(
-        "{:<34} {:>9.0f} tok/s   {:.1f} ms; products alone {:.0f} GFLOP/s, {:.0f} % of the peak of {:.0f}\n",
-        fmt::format("prefill of {} tokens", n), n / seconds, seconds * 1e3, flops / 1e9, 100 * flops / peak,
-        peak / 1e9);
-  }
+  fmt::print("{}: {:.1f} M parameters, {}, {}; medians of {}\n", options.model, info.n_parameters / 1e6,
+             info.device, options.dtype, options.repeats);
+  Figures figures(engine->get(), options);
+  figures.OneStream("one stream, empty context", 0);
+  figures.OneStream("one stream, 1024 tokens", 1024);
+  figures.OneStream("one stream, 4096 tokens", 4096);
+  figures.SixteenStreams("16 streams on one 1024-token prompt", 1024);
+  figures.Prefill("prefill of 512 tokens", 512);
+  figures.Prefill("prefill of 2048 tokens", 2048);
   return 0;
 }
 
@@ -161,6 +226,8 @@ int main(int argc, char** argv) {
       options.device = value;
     else if (flag == "--threads")
       options.threads = std::atoi(value.c_str());
+    else if (flag == "--only")
+      options.only = value;
     else if (flag == "--repeats")
       options.repeats = std::atoi(value.c_str());
     else
@@ -169,7 +236,8 @@ int main(int argc, char** argv) {
   if (argc % 2 == 0 || options.threads < 1 || options.repeats < 1) {
     fmt::print(
         stderr,
-        "usage: decode [--model DIR] [--dtype bf16|f32] [--device auto|cpu] [--threads N] [--repeats N]\n");
+        "usage: decode [--model DIR] [--dtype bf16|f32] [--device auto|cpu] [--threads N] [--repeats N]\n"
+        "              [--only PART_OF_A_NAME]\n");
     return 2;
   }
   return t6::bench::Main(options);
