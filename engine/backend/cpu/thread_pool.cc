@@ -45,47 +45,79 @@ bool SpinUntil(const Done& done) {
 
 }  // namespace
 
-// A region is one 64-bit word: how many tasks it has (high half) and the next to hand out (low half). Who
-// takes a ticket below the count owns that task, and only owners read `task` and `call`: they stay until all
-// owners are done, so a worker that comes late, or not at all, holds nobody up.
+// What one worker waits for, in one cache line, because a line that another core has written is what costs in
+// regions this short. `word` holds how many calls the worker's run takes (high half) and the next to hand out
+// (low half). Whoever moves that forward, the worker or another that takes from it, owns a call, and only
+// owners read the rest: it stays until all of them are done. A sleeping worker leaves kAsleep instead.
+struct alignas(64) Mailbox {
+  static constexpr uint64_t kAsleep = uint64_t{1} << 31;  // no calls, and more handed out than there ever are
+  std::atomic<uint64_t> word{0};
+  void (*call)(const void* items, int first, int end, int worker) = nullptr;
+  const void* items = nullptr;
+  int first = 0, end = 0;
+  int at_once = 1;
+
+  bool HasCalls() const {
+    const uint64_t w = word.load(std::memory_order_relaxed);
+    return static_cast<uint32_t>(w) < static_cast<uint32_t>(w >> 32);
+  }
+  int n_calls() const { return (end - first + at_once - 1) / at_once; }
+};
+
 struct ThreadPool::Impl {
-  alignas(64) std::atomic<uint64_t> tickets{0};
-  alignas(64) std::atomic<int> n_done{0};
-  alignas(64) std::atomic<uint32_t> epoch{0};  // what sleepers wait on; changes with every region
+  explicit Impl(int n) : mailboxes(n) {}
+
+  std::vector<Mailbox> mailboxes;               // one a worker, the caller's first
+  alignas(64) std::atomic<uint32_t> n_done{0};  // calls, since the beginning
+  uint32_t n_begun = 0;                         // the caller's alone
+  alignas(64) std::atomic<uint32_t> epoch{0};   // what sleepers wait on
   std::atomic<bool> stopping{false};
-  const void* task = nullptr;
-  Call call = nullptr;
   std::vector<std::thread> threads;
 
-  bool HasTickets() const {
-    const uint64_t word = tickets.load(std::memory_order_relaxed);
-    return static_cast<uint32_t>(word) < static_cast<uint32_t>(word >> 32);
-  }
-
-  void Work(int worker) {
-    while (HasTickets()) {
-      const uint64_t word = tickets.fetch_add(1, std::memory_order_acq_rel);
-      const uint32_t index = static_cast<uint32_t>(word);
-      if (index >= static_cast<uint32_t>(word >> 32)) break;
-      call(task, static_cast<int>(index), worker);
-      // One by one: a worker may go on into the next region's tickets without noticing that this one ended.
+  // Takes what is left of one run.
+  void Take(Mailbox& box, int worker) {
+    while (box.HasCalls()) {
+      const uint64_t word = box.word.fetch_add(1, std::memory_order_acquire);
+      const uint32_t call = static_cast<uint32_t>(word);
+      if (call >= static_cast<uint32_t>(word >> 32)) break;
+      const int first = box.first + static_cast<int>(call) * box.at_once;
+      box.call(box.items, first, std::min(box.end, first + box.at_once), worker);
+      // One by one: a worker may go on into the next region's calls without noticing that this one ended.
       n_done.fetch_add(1, std::memory_order_release);
     }
   }
 
+  void Work(int worker) {
+    const int n = static_cast<int>(mailboxes.size());
+    for (int i = 0; i < n; ++i) Take(mailboxes[(worker + i) % n], worker);
+  }
+
   void Loop(int worker) {
+    const auto awake = [&] {
+      return mailboxes[worker].HasCalls() || stopping.load(std::memory_order_relaxed);
+    };
     while (!stopping.load(std::memory_order_relaxed)) {
-      const uint32_t seen = epoch.load();
-      if (SpinUntil([&] { return HasTickets() || stopping.load(std::memory_order_relaxed); })) {
-        Work(worker);
-      } else {
-        epoch.wait(seen);
-      }
+      if (!SpinUntil(awake)) Sleep(mailboxes[worker]);
+      Work(worker);
     }
+  }
+
+  void Sleep(Mailbox& box) {
+    const uint32_t seen = epoch.load();
+    uint64_t word = box.word.load(std::memory_order_relaxed);
+    if (!box.HasCalls() && box.word.compare_exchange_strong(word, Mailbox::kAsleep)) epoch.wait(seen);
+  }
+
+  // Whoever replaces kAsleep (which others may have counted up) wakes who left it.
+  void Put(Mailbox& box, uint64_t word) {
+    const uint64_t before = box.word.exchange(word);
+    if (before >> 32 != 0 || before < Mailbox::kAsleep) return;
+    epoch.fetch_add(1);
+    epoch.notify_all();
   }
 };
 
-ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), impl_(std::make_unique<Impl>()) {
+ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), impl_(std::make_unique<Impl>(n_threads)) {
   T6_CHECK(n_threads >= 1, "n_threads = {}", n_threads);
   for (int worker = 1; worker < n_threads; ++worker) {
     impl_->threads.emplace_back([impl = impl_.get(), worker] { impl->Loop(worker); });
@@ -94,25 +126,36 @@ ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads), impl_(std::make_u
 
 ThreadPool::~ThreadPool() {
   impl_->stopping.store(true);
-  impl_->epoch.fetch_add(1);
-  impl_->epoch.notify_all();
+  for (Mailbox& box : impl_->mailboxes) impl_->Put(box, 0);
   for (std::thread& thread : impl_->threads) thread.join();
 }
 
-void ThreadPool::RunErased(int n_tasks, const void* task, Call call) {
-  if (n_tasks <= 0) return;
-  if (n_tasks == 1 || n_threads_ == 1) {
-    for (int i = 0; i < n_tasks; ++i) call(task, i, 0);
+void ThreadPool::SetShare(int worker, int first, int end) {
+  impl_->mailboxes[worker].first = first;
+  impl_->mailboxes[worker].end = end;
+}
+
+void ThreadPool::Begin(int at_once, const void* items, Call call) {
+  int n_calls = 0;
+  for (Mailbox& box : impl_->mailboxes) {
+    box.items = items, box.call = call, box.at_once = at_once;
+    n_calls += box.n_calls();
+  }
+  if (n_calls == 0) return;
+  if (n_threads_ == 1 || n_calls == 1) {  // waking the workers for one call costs more than the call
+    for (const Mailbox& box : impl_->mailboxes) {
+      for (int i = box.first; i < box.end; i += at_once) call(items, i, std::min(box.end, i + at_once), 0);
+    }
     return;
   }
-  impl_->task = task;
-  impl_->call = call;
-  impl_->n_done.store(0, std::memory_order_relaxed);
-  impl_->tickets.store(static_cast<uint64_t>(n_tasks) << 32, std::memory_order_release);
-  impl_->epoch.fetch_add(1);
-  impl_->epoch.notify_all();
+  impl_->n_begun += static_cast<uint32_t>(n_calls);
+  // Only now, since a worker may take from any of them; the caller's own last.
+  for (int worker = n_threads_ - 1; worker >= 0; --worker) {
+    Mailbox& box = impl_->mailboxes[worker];
+    impl_->Put(box, static_cast<uint64_t>(box.n_calls()) << 32);
+  }
   impl_->Work(0);
-  const auto done = [&] { return impl_->n_done.load(std::memory_order_acquire) == n_tasks; };
+  const auto done = [&] { return impl_->n_done.load(std::memory_order_acquire) == impl_->n_begun; };
   // Past the spin a worker was most likely put to sleep by the system in the middle of a task: give it the
   // core.
   while (!SpinUntil(done)) std::this_thread::yield();

@@ -1,10 +1,14 @@
 // A fixed set of workers for parallel regions of a few microseconds. The caller works too, as worker 0.
-// Between regions workers spin for 50 us, then sleep. Run is called by one thread at a time.
+// Between regions workers spin for 50 us, then sleep. Regions are begun by one thread at a time.
+//
+// A region's items are cut into a run of neighbours for each worker, who takes from the others' runs only
+// when through with its own: so a worker meets the same items in every step, and finds what they read in its
+// cache, while one that comes late, or not at all, holds nobody up.
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
+#include <type_traits>
 
 namespace t6 {
 
@@ -17,17 +21,49 @@ class ThreadPool {
 
   int n_threads() const { return n_threads_; }
 
-  // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads); tasks are handed out in
-  // order, one by one. Returns when all are done. A task must not call Run.
+  // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads), the first ones first.
+  // Returns when all are done. A task must not begin a region.
   template <typename Task>
   void Run(int n_tasks, const Task& task) {
-    RunErased(n_tasks, &task,
-              [](const void* t, int i, int worker) { (*static_cast<const Task*>(t))(i, worker); });
+    // A worker's run is every n_threads-th task: all of them are in the same part of the order at a time.
+    const int each = n_tasks / n_threads_, longer = n_tasks % n_threads_, in_longer = longer * (each + 1);
+    RunSticky(n_tasks, 1, [&](int place, int /*end*/, int worker) {
+      const int rest = place - in_longer;
+      const int run = rest < 0 ? place / (each + 1) : longer + rest / each;
+      const int within = rest < 0 ? place % (each + 1) : rest % each;
+      task(within * n_threads_ + run, worker);
+    });
+  }
+
+  // Calls items(first, end, worker) until [0, n_items) is done, at most `at_once` of them in a call.
+  template <typename Items>
+  void RunSticky(int n_items, int at_once, const Items& items) {
+    for (int w = 0; w < n_threads_; ++w) SetShare(w, FirstOf(n_items, w), FirstOf(n_items, w + 1));
+    Begin(at_once, &items, Erase<Items>());
+  }
+
+  // The same, where worker w's run is [shares[w], shares[w + 1]); shares has n_threads + 1 entries, from 0 to
+  // the number of items.
+  template <typename Items>
+  void RunShares(const int* shares, int at_once, const Items& items) {
+    for (int w = 0; w < n_threads_; ++w) SetShare(w, shares[w], shares[w + 1]);
+    Begin(at_once, &items, Erase<Items>());
   }
 
  private:
-  using Call = void (*)(const void* task, int index, int worker);
-  void RunErased(int n_tasks, const void* task, Call call);
+  using Call = void (*)(const void* items, int first, int end, int worker);
+  template <typename Items>
+  static Call Erase() {
+    return [](const void* items, int first, int end, int worker) {
+      (*static_cast<const Items*>(items))(first, end, worker);
+    };
+  }
+  int FirstOf(int n_items, int worker) const {
+    const int each = n_items / n_threads_, longer = n_items % n_threads_;
+    return each * worker + (worker < longer ? worker : longer);
+  }
+  void SetShare(int worker, int first, int end);
+  void Begin(int at_once, const void* items, Call call);
 
   struct Impl;
   int n_threads_;
