@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstring>
+#include <memory>
 #include <utility>
 
 #include "engine/backend/cpu/gemm_onednn.h"
@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kTileRows = 128;     // rows of one tile: its sums stay in the second-level cache
 constexpr int kOnednnRows = 64;    // from here on float32 goes to oneDNN, where it knows our packing
-constexpr int kInlineWork = 8192;  // numbers to prepare below which waking workers costs more than it saves
+constexpr int kInlineWork = 3072;  // numbers to prepare below which waking workers costs more than it saves
 
 int RoundUp(int n, int step) { return (n + step - 1) / step * step; }
 
@@ -25,8 +25,12 @@ int RoundUp(int n, int step) { return (n + step - 1) / step * step; }
 // thread has both.
 class PackedWeights final : public PackedMatrix {
  public:
-  PackedWeights(int n, int k, DType dtype, bool swiglu, HostBuffer data)
-      : PackedMatrix(n, k), dtype_(dtype), swiglu_(swiglu), data_(std::move(data)) {}
+  PackedWeights(int n, int k, DType dtype, bool swiglu, std::shared_ptr<HostBuffer> buffer, size_t offset)
+      : PackedMatrix(n, k),
+        dtype_(dtype),
+        swiglu_(swiglu),
+        buffer_(std::move(buffer)),
+        data_(buffer_->data() + offset) {}
 
   DType dtype() const { return dtype_; }
   bool swiglu() const { return swiglu_; }
@@ -35,13 +39,38 @@ class PackedWeights final : public PackedMatrix {
   // A unit is what one task computes at least: a block, or one of gate and one of up.
   int n_units() const { return RoundUp(n_outputs(), kBlockColumns) / kBlockColumns; }
   size_t block_bytes() const { return static_cast<size_t>(k_padded()) * kBlockColumns * SizeOf(dtype_); }
-  const uint8_t* block(int i) const { return data_.data() + i * block_bytes(); }
-  uint8_t* block(int i) { return data_.data() + i * block_bytes(); }
+  const uint8_t* block(int i) const { return data_ + i * block_bytes(); }
+  uint8_t* block(int i) { return data_ + i * block_bytes(); }
 
  private:
   DType dtype_;
   bool swiglu_;
-  HostBuffer data_;
+  std::shared_ptr<HostBuffer> buffer_;  // which other matrices share
+  uint8_t* data_;
+};
+
+// Puts matrices one behind the other into large buffers, so that small ones lie in huge pages too: with pages
+// of 4 KiB a core's prefetcher starts anew, and its translation misses, every 16 rows of a block.
+class WeightArena {
+ public:
+  struct Place {
+    std::shared_ptr<HostBuffer> buffer;
+    size_t offset;
+  };
+  StatusOr<Place> Take(size_t bytes) {
+    if (buffer_ == nullptr || buffer_->size() - used_ < bytes) {
+      // Untouched memory costs nothing.
+      T6_ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::Allocate(std::max(bytes, kBufferBytes)));
+      buffer_ = std::make_shared<HostBuffer>(std::move(buffer));
+      used_ = 0;
+    }
+    return Place{buffer_, std::exchange(used_, used_ + (bytes + kLine - 1) / kLine * kLine)};
+  }
+
+ private:
+  static constexpr size_t kBufferBytes = size_t{64} << 20, kLine = 128;
+  std::shared_ptr<HostBuffer> buffer_;
+  size_t used_ = 0;
 };
 
 const void* RowOf(const TensorView& part, int64_t row) {
@@ -90,21 +119,10 @@ Status CheckParts(const std::vector<TensorView>& parts, DType compute, bool swig
   return absl::OkStatus();
 }
 
-// Work that belongs to a worker; others take from it only when their own is done. The same worker so reads
-// the same weights in every step, and finds them in its own cache.
-struct alignas(64) WorkerShare {
-  std::atomic<int> next{0};
-  int end = 0;
-};
-
 class GemmImpl final : public Gemm {
  public:
   explicit GemmImpl(ThreadPool* pool)
-      : pool_(pool),
-        kernels_(ChooseBlockKernels()),
-        onednn_(pool->n_threads()),
-        shares_(pool->n_threads()),
-        tiles_(pool->n_threads()) {}
+      : pool_(pool), kernels_(ChooseBlockKernels()), onednn_(pool->n_threads()), tiles_(pool->n_threads()) {}
 
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu) override;
@@ -122,24 +140,26 @@ class GemmImpl final : public Gemm {
   }
   template <typename T>
   void PrepareRows(const ProjectParams& params, T* prepared);
-  template <typename Item>
-  void RunSticky(int n_items, const Item& item);
   // What computes one call's tiles: oneDNN's products for 32, 64, 96 and 128 rows where they are set, else
   // the kernel.
   struct Job {
     const PackedWeights* weights = nullptr;
     BlockKernel kernel = nullptr;
+    int blocks_at_once = 1;
     std::array<const OnednnProduct*, kTileRows / kRowStep> onednn = {};
   };
   Job MakeJob(const PackedWeights& weights, int n_rows);
-  void MultiplyTile(const Job& job, int unit, int row, int n_rows, float* tile, int worker) const;
-  void ProjectUnit(const ProjectParams& params, const Job& job, int unit, int first_row, int end_row,
-                   int worker) const;
+  struct Units {
+    int first, end;
+  };
+  void MultiplyTile(const Job& job, const Units& units, int row, int n_rows, float* tile, int worker) const;
+  void ProjectUnits(const ProjectParams& params, const Job& job, const Units& units, int first_row,
+                    int end_row, int worker) const;
 
   ThreadPool* pool_;
   BlockKernels kernels_;
   OnednnProducts onednn_;
-  std::vector<WorkerShare> shares_;
+  WeightArena arena_;
   std::vector<HostBuffer> tiles_;  // one a worker
   HostBuffer prepared_;            // the input rows: normalised, rounded, padded
 };
@@ -156,8 +176,8 @@ StatusOr<std::unique_ptr<PackedMatrix>> GemmImpl::Pack(const std::vector<TensorV
   const int n_outputs = swiglu ? n / 2 : n;
   const int n_blocks = RoundUp(n_outputs, kBlockColumns) / kBlockColumns * (swiglu ? 2 : 1);
   const size_t block_bytes = static_cast<size_t>(RoundUp(k, kDepthStep)) * kBlockColumns * SizeOf(compute);
-  T6_ASSIGN_OR_RETURN(HostBuffer data, HostBuffer::Allocate(n_blocks * block_bytes));
-  auto packed = std::make_unique<PackedWeights>(n, k, compute, swiglu, std::move(data));
+  T6_ASSIGN_OR_RETURN(WeightArena::Place place, arena_.Take(n_blocks * block_bytes));
+  auto packed = std::make_unique<PackedWeights>(n, k, compute, swiglu, std::move(place.buffer), place.offset);
   pool_->Run(n_blocks, [&](int block, int) {
     std::vector<float> row;
     const int first = (swiglu ? block / 2 : block) * kBlockColumns;
@@ -194,37 +214,18 @@ void GemmImpl::PrepareRows(const ProjectParams& p, T* prepared) {
     }
   };
   const int rows_per_task = std::max(1, kInlineWork / k_padded);
-  if (p.n_rows <= 2 * rows_per_task) return prepare(0, p.n_rows);
-  pool_->Run((p.n_rows + rows_per_task - 1) / rows_per_task,
-             [&](int i, int) { prepare(i * rows_per_task, std::min(p.n_rows, (i + 1) * rows_per_task)); });
+  const int n_tasks = (p.n_rows + rows_per_task - 1) / rows_per_task;
+  pool_->Run(n_tasks, [&](int i, int) { prepare(p.n_rows * i / n_tasks, p.n_rows * (i + 1) / n_tasks); });
 }
 
-template <typename Item>
-void GemmImpl::RunSticky(int n_items, const Item& item) {
-  const int n_workers = pool_->n_threads();
-  for (int w = 0; w < n_workers; ++w) {
-    shares_[w].next.store(static_cast<int>(int64_t{n_items} * w / n_workers), std::memory_order_relaxed);
-    shares_[w].end = static_cast<int>(int64_t{n_items} * (w + 1) / n_workers);
-  }
-  pool_->Run(std::min(n_workers, n_items), [&](int, int worker) {
-    for (int i = 0; i < n_workers; ++i) {
-      WorkerShare& share = shares_[(worker + i) % n_workers];
-      while (true) {
-        const int next = share.next.fetch_add(1, std::memory_order_relaxed);
-        if (next >= share.end) break;
-        item(next, worker);
-      }
-    }
-  });
-}
-
-void GemmImpl::MultiplyTile(const Job& job, int unit, int row, int n_rows, float* tile, int worker) const {
+void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_rows, float* tile,
+                            int worker) const {
   const PackedWeights& weights = *job.weights;
-  const int n_blocks = weights.swiglu() ? 2 : 1;
+  const int blocks_each = weights.swiglu() ? 2 : 1, n_blocks = (units.end - units.first) * blocks_each;
   const uint8_t* a =
       prepared_.data() + static_cast<size_t>(row) * weights.k_padded() * SizeOf(weights.dtype());
   if (const OnednnProduct* product = job.onednn[(n_rows - 1) / kRowStep]) {
-    product->Run(reinterpret_cast<const float*>(a), weights.block(unit * n_blocks), tile, worker);
+    product->Run(reinterpret_cast<const float*>(a), weights.block(units.first * blocks_each), tile, worker);
     return;
   }
   BlockProduct product;
@@ -233,29 +234,37 @@ void GemmImpl::MultiplyTile(const Job& job, int unit, int row, int n_rows, float
   product.n_rows = n_rows;
   product.k_padded = weights.k_padded();
   product.c_stride = static_cast<size_t>(n_blocks) * kBlockColumns;
-  for (int block = 0; block < n_blocks; ++block) {
-    product.b = weights.block(unit * n_blocks + block);
+  product.n_columns = std::min(kBlockColumns, weights.n_outputs() - units.first * kBlockColumns);
+  for (int block = 0; block < n_blocks; block += job.blocks_at_once) {
+    product.b = weights.block(units.first * blocks_each + block);
+    product.n_blocks = std::min(job.blocks_at_once, n_blocks - block);
     product.c = tile + block * kBlockColumns;
     job.kernel(product);
   }
 }
 
-void GemmImpl::ProjectUnit(const ProjectParams& p, const Job& job, int unit, int first_row, int end_row,
-                           int worker) const {
+void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units& units, int first_row,
+                            int end_row, int worker) const {
   const PackedWeights& weights = *job.weights;
   float* tile = tiles_[worker].as<float>();
+  const int blocks_each = weights.swiglu() ? 2 : 1;
   TileEpilogue finish;
   finish.kind = p.epilogue;
-  finish.c = tile;
-  finish.c_up = tile + kBlockColumns;
-  finish.c_stride = static_cast<size_t>(weights.swiglu() ? 2 : 1) * kBlockColumns;
-  finish.n_columns = std::min(kBlockColumns, weights.n_outputs() - unit * kBlockColumns);
+  finish.c_stride = static_cast<size_t>(units.end - units.first) * blocks_each * kBlockColumns;
   finish.out_stride = weights.n_outputs();
   for (int row = first_row; row < end_row; row += kTileRows) {
     finish.n_rows = std::min(kTileRows, end_row - row);
-    MultiplyTile(job, unit, row, finish.n_rows, tile, worker);
-    finish.out = static_cast<float*>(p.out) + row * finish.out_stride + unit * kBlockColumns;
-    FinishTile(finish);
+    MultiplyTile(job, units, row, finish.n_rows, tile, worker);
+    float* out = static_cast<float*>(p.out) + row * finish.out_stride;
+    // Gate and up take turns, all else lies side by side.
+    const int step = weights.swiglu() ? 1 : units.end - units.first;
+    for (int unit = units.first; unit < units.end; unit += step) {
+      finish.c = tile + (unit - units.first) * blocks_each * kBlockColumns;
+      finish.c_up = finish.c + kBlockColumns;
+      finish.n_columns = std::min(step * kBlockColumns, weights.n_outputs() - unit * kBlockColumns);
+      finish.out = out + unit * kBlockColumns;
+      FinishTile(finish);
+    }
   }
 }
 
@@ -264,6 +273,7 @@ GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   job.weights = &weights;
   if (weights.dtype() == DType::kBF16) {
     job.kernel = kernels_.bf16;
+    if (kernels_.bf16_blocks_at_once != nullptr) job.blocks_at_once = kernels_.bf16_blocks_at_once(n_rows);
     return job;
   }
   job.kernel = kernels_.f32;
@@ -293,9 +303,15 @@ void GemmImpl::Project(const ProjectParams& p) {
   const int wanted = std::max(1, 3 * pool_->n_threads() / n_units);
   const int n_chunks = std::min(wanted, (p.n_rows + kTileRows / 2 - 1) / (kTileRows / 2));
   const int chunk = RoundUp((p.n_rows + n_chunks - 1) / n_chunks, kRowStep);
-  RunSticky(n_units * n_chunks, [&](int item, int worker) {
-    const int first_row = item % n_chunks * chunk;
-    ProjectUnit(p, job, item / n_chunks, first_row, std::min(p.n_rows, first_row + chunk), worker);
+  // A last block of few columns is a unit that costs little: it stands alone.
+  const int units_at_once = n_chunks > 1 ? 1 : std::max(1, job.blocks_at_once / (weights.swiglu() ? 2 : 1));
+  const bool tail = weights.n_outputs() % kBlockColumns != 0 && n_units > 1 && n_chunks == 1;
+  const int n_whole = n_units - (tail ? 1 : 0);
+  pool_->RunSticky(n_whole * n_chunks, units_at_once, [&](int first, int end, int worker) {
+    const int first_row = first % n_chunks * chunk;
+    const Units units{first / n_chunks, (end - 1) / n_chunks + 1};
+    ProjectUnits(p, job, units, first_row, std::min(p.n_rows, first_row + chunk), worker);
+    if (tail && units.end == n_whole) ProjectUnits(p, job, {n_whole, n_units}, 0, p.n_rows, worker);
   });
 }
 

@@ -22,13 +22,15 @@ inline constexpr int kDepthStep = 32;  // k is padded to a multiple of this
 // Rows of `a` and `c` reach to the next multiple of this, for oneDNN's sake; what lies there is nobody's.
 inline constexpr int kRowStep = 32;
 
-// c = a b^T for one block: c[r][0..63], r < n_rows, is overwritten. All of c's n_rows rounded up to kRowStep
-// may be.
+// c = a b^T for adjacent blocks: c[r][0 .. 64 n_blocks), r < n_rows, is overwritten. All of c's n_rows
+// rounded up to kRowStep may be.
 struct BlockProduct {
   const void* a = nullptr;  // [n_rows, a_stride] float, or bf16 for bf16 weights; zero from k to k_padded
   size_t a_stride = 0;      // elements
   int n_rows = 0;
-  const void* b = nullptr;  // one packed block
+  const void* b = nullptr;        // packed blocks, one behind the other
+  int n_blocks = 1;               // no more than the kernel's BlocksAtOnce
+  int n_columns = kBlockColumns;  // of a single block that are wanted; the others of c may hold anything
   int k_padded = 0;
   float* c = nullptr;
   size_t c_stride = 0;
@@ -40,6 +42,9 @@ using BlockKernel = void (*)(const BlockProduct& product);
 struct BlockKernels {
   BlockKernel f32 = nullptr;
   BlockKernel bf16 = nullptr;
+  // Blocks that the bf16 kernel reads side by side, so that a few rows have enough sums to hide the latency
+  // of a product. Null: one.
+  int (*bf16_blocks_at_once)(int n_rows) = nullptr;
   std::string isa;  // "AVX-512 bf16"
 };
 BlockKernels ChooseBlockKernels();
@@ -53,6 +58,7 @@ void RowsBf16(const BlockProduct& product);
 bool HasAvx512Bf16();
 bool HasAmxBf16();  // also asks Linux for the permission to use the tiles, once
 void RowsAvx512Bf16(const BlockProduct& product);
+int BlocksAtOnceAvx512Bf16(int n_rows);
 void RowsAmxBf16(const BlockProduct& product);
 
 }  // namespace t6::cpu

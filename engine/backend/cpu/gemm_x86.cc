@@ -18,59 +18,94 @@
 namespace t6::cpu {
 namespace {
 
-template <int kRows>
+// kRows rows times kVectors vectors of columns in each of kBlocks blocks. The arrays must become registers,
+// hence the pragmas. With kFetch the block that follows in memory is asked for meanwhile.
+template <int kRows, int kBlocks, int kVectors, bool kFetch>
 void DotTile(const BlockProduct& p, int row) {
-  constexpr int kVectors = 4;
   const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
   const auto* b = static_cast<const char*>(p.b);
-  __m512 sum[kRows][kVectors];
+  const size_t block_bytes = static_cast<size_t>(p.k_padded) * kBlockColumns * sizeof(uint16_t);
+  __m512 sum[kRows][kBlocks][kVectors];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (int n = 0; n < kBlocks; ++n) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[r][n][v] = _mm512_setzero_ps();
+    }
   }
   for (int k = 0; k < p.k_padded; k += 2) {
-    __m512bh w[kVectors];
-    for (int v = 0; v < kVectors; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + v * 64);
-    b += kVectors * 64;
+    __m512bh w[kBlocks][kVectors];
+#pragma GCC unroll 8
+    for (int n = 0; n < kBlocks; ++n) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) w[n][v] = (__m512bh)_mm512_loadu_si512(b + n * block_bytes + v * 64);
+    }
+    if constexpr (kFetch) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(b + kBlocks * block_bytes + v * 64, 0, 2);
+    }
+    b += kBlockColumns * 4;
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       int pair;
       __builtin_memcpy(&pair, a + r * p.a_stride + k, sizeof(pair));
       const auto x = (__m512bh)_mm512_set1_epi32(pair);
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], w[v], x);
+#pragma GCC unroll 8
+      for (int n = 0; n < kBlocks; ++n) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) sum[r][n][v] = _mm512_dpbf16_ps(sum[r][n][v], w[n][v], x);
+      }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(p.c + (row + r) * p.c_stride + v * 16, sum[r][v]);
+#pragma GCC unroll 8
+    for (int n = 0; n < kBlocks; ++n) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        _mm512_storeu_ps(p.c + (row + r) * p.c_stride + n * kBlockColumns + v * 16, sum[r][n][v]);
+      }
+    }
   }
+}
+
+// 24 sums, 4 weights and one input fill the 32 registers.
+constexpr int kMostRows = 6;
+
+template <int kRows, bool kFetch>
+void DotRows(const BlockProduct& p, int row) {
+  if constexpr (kRows == 1) {
+    if (p.n_blocks == 4) return DotTile<kRows, 4, 4, kFetch>(p, row);
+  }
+  if constexpr (kRows <= 2) {
+    if (p.n_blocks == 3) return DotTile<kRows, 3, 4, kFetch>(p, row);
+  }
+  if constexpr (kRows <= 3) {
+    if (p.n_blocks == 2) return DotTile<kRows, 2, 4, kFetch>(p, row);
+  }
+  if (p.n_columns <= 16) return DotTile<kRows, 1, 1, kFetch>(p, row);
+  if (p.n_columns <= 32) return DotTile<kRows, 1, 2, kFetch>(p, row);
+  DotTile<kRows, 1, 4, kFetch>(p, row);
 }
 
 }  // namespace
 
+int BlocksAtOnceAvx512Bf16(int n_rows) { return n_rows == 1 ? 4 : n_rows == 2 ? 3 : n_rows == 3 ? 2 : 1; }
+
 void RowsAvx512Bf16(const BlockProduct& p) {
-  // Even groups of at most six rows: 24 sums, 4 weights and one input fill the 32 registers.
-  const int n_groups = (p.n_rows + 5) / 6;
+  using Rows = void (*)(const BlockProduct&, int);
+  static constexpr Rows kRows[kMostRows] = {DotRows<1, false>, DotRows<2, false>, DotRows<3, false>,
+                                            DotRows<4, false>, DotRows<5, false>, DotRows<6, false>};
+  static constexpr Rows kRowsFetching[kMostRows] = {DotRows<1, true>, DotRows<2, true>, DotRows<3, true>,
+                                                    DotRows<4, true>, DotRows<5, true>, DotRows<6, true>};
+  const int n_groups = (p.n_rows + kMostRows - 1) / kMostRows;  // as even as can be
   int row = 0;
   for (int group = 0; group < n_groups; ++group) {
     const int n = (p.n_rows - row) / (n_groups - group);
-    switch (n) {
-      case 1:
-        DotTile<1>(p, row);
-        break;
-      case 2:
-        DotTile<2>(p, row);
-        break;
-      case 3:
-        DotTile<3>(p, row);
-        break;
-      case 4:
-        DotTile<4>(p, row);
-        break;
-      case 5:
-        DotTile<5>(p, row);
-        break;
-      case 6:
-        DotTile<6>(p, row);
-        break;
-    }
+    // The first group waits for memory, the last one, which finds the block in the cache, leaves it idle.
+    const bool fetch = n_groups > 1 && group == n_groups - 1;
+    (fetch ? kRowsFetching : kRows)[n - 1](p, row);
     row += n;
   }
 }
@@ -210,6 +245,7 @@ namespace t6::cpu {
 bool HasAvx512Bf16() { return false; }
 bool HasAmxBf16() { return false; }
 void RowsAvx512Bf16(const BlockProduct& product) { RowsBf16(product); }
+int BlocksAtOnceAvx512Bf16(int /*n_rows*/) { return 1; }
 void RowsAmxBf16(const BlockProduct& product) { RowsBf16(product); }
 }  // namespace t6::cpu
 
@@ -225,10 +261,12 @@ BlockKernels ChooseBlockKernels() {
   kernels.bf16 = RowsBf16;
   if (HasAvx512Bf16()) {
     kernels.bf16 = RowsAvx512Bf16;
+    kernels.bf16_blocks_at_once = BlocksAtOnceAvx512Bf16;
     kernels.isa += " bf16";
   }
   if (HasAmxBf16()) {
     kernels.bf16 = RowsAmxBf16;
+    kernels.bf16_blocks_at_once = nullptr;
     kernels.isa += " AMX";
   }
   return kernels;
