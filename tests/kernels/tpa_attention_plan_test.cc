@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <utility>
@@ -41,8 +42,8 @@ std::map<std::pair<int, int>, int> Coverage(const AttentionPlan& tasks) {
   std::map<std::pair<int, int>, int> times;
   for (const auto* list : {&tasks.shared_tasks(), &tasks.own_tasks()}) {
     for (const FactorTask& task : *list) {
-      EXPECT_EQ(task.page_begin / kSplitPages, task.split);
-      EXPECT_EQ((task.page_end - 1) / kSplitPages, task.split);
+      EXPECT_EQ(SplitOf(task.page_begin), task.split);
+      EXPECT_EQ(SplitOf(task.page_end - 1), task.split);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
         for (int page = task.page_begin; page < task.page_end; ++page) ++times[{row, task.pages[page]}];
       }
@@ -75,7 +76,7 @@ TEST(AttentionPlan, SharedPagesAreReadOnceAndTheSplitThatTheyEndInIsResumed) {
   AttentionPlan tasks;
   tasks.Build(plan, kLimits);
   ExpectEveryPageOnce(plan, tasks);
-  ASSERT_EQ(tasks.shared_tasks().size(), 3u);  // pages 0-3, 4-7, 8-9
+  ASSERT_EQ(tasks.shared_tasks().size(), 6u);  // pages 0, 1, 2, 3, 4-7, 8-9
   for (const FactorTask& task : tasks.shared_tasks()) EXPECT_EQ(task.n_rows, 5);
   for (const FactorTask& task : tasks.own_tasks()) {
     EXPECT_GE(task.page_begin, 10);
@@ -96,7 +97,7 @@ TEST(AttentionPlan, SharesOnlyWhatEveryRowSeesWhole) {
 TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
   const StepPlan plan = MakeStep({{2000, 9}, {100, 2}, {1500, 14}, {10, 1}, {2000, 15}}, 0);
   AttentionLimits limits = kLimits;
-  limits.n_slots = 9, limits.max_task_rows = 4;
+  limits.n_slots = 12, limits.max_task_rows = 4;
   AttentionPlan tasks;
   tasks.Build(plan, limits);
   ExpectEveryPageOnce(plan, tasks);
@@ -120,6 +121,26 @@ TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
     for (const auto& [row, n] : own) EXPECT_EQ(n, tasks.n_own_tasks(row)) << "row " << row << " spans waves";
   }
   EXPECT_EQ(next, static_cast<int>(tasks.own_tasks().size()));
+}
+
+TEST(AttentionPlan, ThreadsShareTheWorkInNeighbouringTasks) {
+  const StepPlan plan = MakeStep({{16 * kPageTokens + 3, 1}, {17 * kPageTokens - 1, 1}}, 16);
+  AttentionPlan tasks;
+  tasks.Build(plan, kLimits);
+  const AttentionWave& wave = tasks.waves().front();
+  // Pages 0, 1, 2, 3, 4-7 are as much as 8-11, 12-15.
+  EXPECT_EQ(wave.shared_shares, (std::vector<int>{0, 5, 7}));
+  EXPECT_EQ(wave.own_shares, (std::vector<int>{0, 1, 2}));
+  for (int n_threads : {1, 3, 8, 64}) {
+    AttentionLimits limits = kLimits;
+    limits.n_threads = n_threads;
+    tasks.Build(plan, limits);
+    const std::vector<int>& shares = tasks.waves().front().shared_shares;
+    ASSERT_EQ(shares.size(), n_threads + 1u);
+    EXPECT_EQ(shares.front(), 0);
+    EXPECT_EQ(shares.back(), 7);
+    EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+  }
 }
 
 TEST(AttentionPlan, ManyRowsAreExpandedOnceForEachHeadLongestFirst) {

@@ -159,7 +159,9 @@ TEST_P(AttentionOnEveryPageType, ALongContextMatchesTheReference) {
 }
 
 // Decode rows, short and long chunks: alone with one thread, together with others and more threads, in waves
-// because slots are few, and with the shared pages read once: the same bits.
+// because slots are few, and with the shared pages read once: the same bits. Where a target expands the
+// values of pages that many rows share, which rounds elsewhere, the results are as near the reference as
+// alone.
 TEST_P(AttentionOnEveryPageType, NeitherThreadsNorTheBatchNorSharingChangeABit) {
   const AttentionTarget& target = GetParam();
   AttentionWorld world(MakeSpec(13, 64, 6, 2, 2), target.page, 128, 1536, 3);
@@ -202,8 +204,12 @@ TEST_P(AttentionOnEveryPageType, NeitherThreadsNorTheBatchNorSharingChangeABit) 
       if (shared_pages > 0) {
         plan.shared_prefixes = {{0, static_cast<int32_t>(rows.size()), std::min(shared_pages, 9)}};
       }
-      EXPECT_TRUE(same(expected, world.Run(*attention, plan).data()))
-          << n_threads << " threads, " << shared_pages << " shared pages";
+      const std::vector<float> out = world.Run(*attention, plan);
+      if (shared_pages > 0 && !target.sharing_keeps_bits) {
+        Check(world, rows, plan, out, target.tolerance(), 17);
+        continue;
+      }
+      EXPECT_TRUE(same(expected, out.data())) << n_threads << " threads, " << shared_pages << " shared pages";
     }
   }
 }

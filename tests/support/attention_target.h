@@ -24,9 +24,10 @@ class AttentionUnderTest {
 struct AttentionTarget {
   std::string name;
   DType page = DType::kF32;
-  DType compute = DType::kF32;  // what products round their factors to
-  bool is_best = false;         // of its page type: what is not about instruction sets runs on these alone
-  std::vector<int> threads;     // numbers of threads that may not change a bit
+  DType compute = DType::kF32;     // what products round their factors to
+  bool is_best = false;            // of its page type: what is not about instruction sets runs on these alone
+  bool sharing_keeps_bits = true;  // a row's result does not depend on how many rows share its pages
+  std::vector<int> threads;        // numbers of threads that may not change a bit
   // Why nothing runs here ("no GPU"), or empty.
   std::string missing;
   // `fixed_splits`: bits may not depend on the batch.

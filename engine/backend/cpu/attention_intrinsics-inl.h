@@ -122,6 +122,8 @@ inline const void* PackFloatValues(const float* rows, int dp, void* buffer) {
 template <int kRows, bool kPlain>
 void GemmRows(const GemmArgs& g, int row) {
   const auto* a = static_cast<const uint16_t*>(g.a) + static_cast<size_t>(row) * g.lda;
+  constexpr int kLines = kPlain ? 3 : 1;  // a k: together with the scores' a page in the time of a page
+  PageFetch fetch = g.fetch != nullptr ? *g.fetch : PageFetch();
   for (int n = 0; n < g.n; n += 32) {
     const auto* b = kPlain ? reinterpret_cast<const uint32_t*>(static_cast<const uint16_t*>(g.b) + n)
                            : static_cast<const uint32_t*>(g.b) + n;
@@ -143,6 +145,7 @@ void GemmRows(const GemmArgs& g, int row) {
       }
       const auto b0 = (__m512bh)x0, b1 = (__m512bh)x1;
       b += g.ldb;
+      fetch.Lines<kLines>();
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         int pair;
@@ -158,6 +161,7 @@ void GemmRows(const GemmArgs& g, int row) {
       _mm512_storeu_ps(c + r * g.ldc + 16, s1[r]);
     }
   }
+  if (g.fetch != nullptr) *g.fetch = fetch;
 }
 
 inline constexpr int kMaxRows = 13;  // and two indices where b is plain

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "engine/backend/cpu/tpa_attention_impl.h"
 #include "engine/backend/cpu/tpa_attention_store.h"
@@ -15,7 +16,7 @@ namespace t6::cpu {
 namespace {
 
 constexpr size_t kSlotBytes = size_t{16} << 20;  // partials of one wave, at least
-constexpr int kStoreRows = 32;                   // rows of one task of Store and of rotation
+constexpr int kStoreRows = 4;                    // rows of one task of Store and of rotation
 
 struct FreeBytes {
   void operator()(void* p) const { std::free(p); }
@@ -35,7 +36,7 @@ Bytes AllocateBytes(size_t n) {
 // What Reserve allocates.
 struct Sizes {
   Sizes(const StepLimits& limits, const AttentionShape& shape, int n_threads) {
-    const size_t splits = limits.max_context / (kSplitPages * kPageTokens) + 1;
+    const size_t splits = SplitsOf(limits.max_context / kPageTokens + 1);
     const size_t slot_bytes = shape.slot_floats * sizeof(float);
     // Never more than every row needs at once.
     const size_t all = splits * std::max(limits.max_rows, 1);
@@ -107,42 +108,45 @@ class TpaAttentionImpl final : public TpaAttention {
     for (int row = 0; row < plan_->n_rows(); ++row)
       waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
 
-    const auto& expand = tasks_.expand_tasks();
-    for (size_t w = 0; w < tasks_.waves().size(); ++w) {
-      const AttentionWave& wave = tasks_.waves()[w];
-      // Expanded tasks depend on nothing and are long: they go first.
-      const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0;
-      const int n_shared = wave.shared_end - wave.shared_begin;
-      Region(n_shared, [&](int i, int worker) {
-        RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker));
-      });
-      Region(n_expand + wave.own_end - wave.own_begin, [&](int i, int worker) {
-        if (i < n_expand) return RunExpandTask(run, expand[i], Scratch(worker));
-        const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i - n_expand];
-        RunFactorTask(run, task, Scratch(worker));
-        for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
-          // The last of a row's tasks sees what all others wrote.
-          if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
-        }
-      });
-    }
+    for (size_t w = 0; w < tasks_.waves().size(); ++w) RunWave(run, static_cast<int>(w));
   }
 
  private:
   uint8_t* Scratch(int worker) const { return scratch_.get() + worker * scratch_stride_; }
 
-  // Waking the workers for one task costs more than the task.
+  void RunWave(const AttentionRun& run, int w) {
+    const AttentionWave& wave = tasks_.waves()[w];
+    const auto& expand = tasks_.expand_tasks();
+    const auto shared = [&](int i, int worker) {
+      RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker));
+    };
+    const auto own = [&](int i, int worker) {
+      const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i];
+      RunFactorTask(run, task, Scratch(worker));
+      for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
+        // The last of a row's tasks sees what all others wrote.
+        if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
+      }
+    };
+    Shares(wave.shared_shares, shared);
+    // Expanded tasks depend on nothing and are long: they go first, the longest in front.
+    const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0, n_own = wave.own_end - wave.own_begin;
+    if (n_expand == 0) return Shares(wave.own_shares, own);
+    pool_->Run(n_expand + n_own, [&](int i, int worker) {
+      if (i < n_expand) return RunExpandTask(run, expand[i], Scratch(worker));
+      own(i - n_expand, worker);
+    });
+  }
+
   template <typename Task>
-  void Region(int n_tasks, const Task& task) {
-    if (n_tasks == 1) return task(0, 0);
-    if (n_tasks > 1) pool_->Run(n_tasks, task);
+  void Shares(const std::vector<int>& shares, const Task& task) {
+    pool_->RunShares(shares.data(), 1, [&](int first, int /*end*/, int worker) { task(first, worker); });
   }
 
   template <typename F>
   void ForRows(const F& f) {
     const int n_rows = plan_->n_rows();
-    Region((n_rows + kStoreRows - 1) / kStoreRows,
-           [&](int i, int /*worker*/) { f(i * kStoreRows, std::min(n_rows, (i + 1) * kStoreRows)); });
+    pool_->RunSticky(n_rows, kStoreRows, [&](int begin, int end, int /*worker*/) { f(begin, end); });
   }
 
   ThreadPool* pool_;

@@ -21,33 +21,22 @@ struct FactorScratch {
         logits(c.Take<float>(static_cast<size_t>(s.block_m) * 64)),
         weights(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
         rounded(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
+        paired(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp)),
+        head_values(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
+        all_weights(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * 64)),
         out(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         max(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         visible(c.Take<int>(s.block_m)) {}
 
   float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
-      *out, *max, *sum;
+      *paired, *head_values, *all_weights, *out, *max, *sum;
   int* visible;
 };
 
-// Asks for the next page in pieces between the operations on this one, so that memory works while the core
-// does.
-class NextPage {
- public:
-  NextPage() = default;
-  NextPage(const uint8_t* begin, size_t bytes, int pieces)
-      : at_(begin), end_(begin + bytes), piece_((bytes / pieces + 63) / 64 * 64) {}
-  void FetchPiece() {
-    for (const uint8_t* stop = at_ + std::min<size_t>(piece_, end_ - at_); at_ < stop; at_ += 64) {
-      __builtin_prefetch(at_, 0, 2);
-    }
-  }
-
- private:
-  const uint8_t *at_ = nullptr, *end_ = nullptr;
-  size_t piece_ = 0;
-};
+// From this many rows on, values are expanded head by head: a row then takes h d multiply-adds a token
+// instead of R_V h d, and expanding a page costs about as much as five rows save.
+constexpr int kExpandValuesRows = 6;
 
 // What a factor task keeps from page to page.
 class FactorPass {
@@ -61,12 +50,16 @@ class FactorPass {
     // Scores by P = B_Q B_K^T and then A_Q P cost R_Q (d' + h) a rank and token against h d', where d' counts
     // the multiply-adds that the product's instructions do at once.
     const int width = run.kernels->compute == DType::kBF16 ? s_.d / 2 : s_.d;
+    expands_values_ =
+        run.kernels->head_values != nullptr && s_.rank_v > 1 && task.n_rows >= kExpandValuesRows;
+    // A matrix unit writes whole groups of rows, so that blocks must not touch.
+    block_entries_ = run.kernels->cheap_products ? s_.block_m : s_.block_rows * s_.h;
     factored_ = s_.rank_q > 0 && !run.kernels->cheap_products && s_.rank_q * (width + s_.h) < s_.h * width;
   }
 
   void Begin() {
     for (int block = 0; block < n_blocks_; ++block) FormQueries(block);
-    const size_t n = static_cast<size_t>(n_blocks_) * s_.block_m;
+    const size_t n = static_cast<size_t>(n_blocks_) * block_entries_;
     if (task_.resume)
       return ForEachRow([&](int row, float* out, float* max, float* sum) {
         const float* slot = Slot(row);
@@ -84,17 +77,18 @@ class FactorPass {
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = Visible(run_.positions[task_.first_row + task_.n_rows - 1], page);
     next_ = {};
-    if (const int next = page + 1 < task_.page_end ? page + 1 : task_.fetch; next >= 0) {
+    if (const int32_t next = page + 1 < task_.page_end ? task_.pages[page + 1] : task_.next_page; next >= 0) {
       const size_t bytes = run_.params->pages.layout->page_bytes();
-      const int pieces = 2 * (s_.rank_k + s_.rank_v) + 3;  // one an operation, of the first block
-      next_ = NextPage(run_.params->pages.base + task_.pages[next] * bytes, bytes, pieces);
+      next_.at = run_.params->pages.base + next * bytes;
+      next_.end = next_.at + bytes;
     }
     // Packed once for all blocks; a single block packs each rank just before its product, in the same buffer.
     if (n_blocks_ > 1) {
       for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid);
-      for (int u = 0; u < s_.rank_v; ++u) values_[u] = PackValues(view, u, valid);
+      for (int u = 0; u < s_.rank_v && !expands_values_; ++u) values_[u] = PackValues(view, u, valid);
     }
     for (int block = 0; block < n_blocks_; ++block) Block(block, page, view, valid);
+    if (expands_values_) ExpandedValues(view, valid);
   }
 
   void End() {
@@ -110,8 +104,15 @@ class FactorPass {
   float* Piece(float* buffer, int rank) const {
     return buffer + (n_blocks_ > 1 ? static_cast<size_t>(rank) * 64 * s_.dp : 0);
   }
+  // For kernels that do not mind `fetch`: a piece of the next page between two of them.
+  void FetchPiece() {
+    if (run_.kernels->fetches) return;
+    const int pieces = 2 * (s_.rank_k + s_.rank_v) + 3;  // one an operation, of the first block
+    const int lines = static_cast<int>(run_.params->pages.layout->page_bytes() / 64) / pieces + 1;
+    for (int i = 0; i < lines && next_.at < next_.end; ++i) next_.Lines<1>();
+  }
   const void* PackKeys(const PageView& view, int r, int valid) {
-    next_.FetchPiece();
+    FetchPiece();
     const size_t offset = static_cast<size_t>(r) * 64 * s_.d * SizeOf(run_.kernels->page);
     const void* rows = PaddedRows(run_, view.bk + offset, 1, valid, x_.padded);
     return run_.kernels->pack_keys(rows, s_.dp, Piece(x_.keys, r));
@@ -121,7 +122,7 @@ class FactorPass {
     return PaddedRows(run_, view.bv + offset, 1, valid, Piece(x_.padded_values, u));
   }
   const void* PackValues(const PageView& view, int u, int valid) {
-    next_.FetchPiece();
+    FetchPiece();
     return run_.kernels->pack_values(ValueRows(view, u, valid), s_.dp, Piece(x_.values, u));
   }
 
@@ -132,7 +133,7 @@ class FactorPass {
   template <typename F>
   void ForEachRow(const F& f) {
     for (int i = 0; i < task_.n_rows; ++i) {
-      const size_t entry = static_cast<size_t>(i / s_.block_rows) * s_.block_m + i % s_.block_rows * s_.h;
+      const size_t entry = static_cast<size_t>(i / s_.block_rows) * block_entries_ + i % s_.block_rows * s_.h;
       f(task_.first_row + i, x_.out + entry * s_.dp, x_.max + entry, x_.sum + entry);
     }
   }
@@ -166,10 +167,11 @@ class FactorPass {
   void Block(int block, int page, const PageView& view, int valid) {
     const AttentionKernels& k = *run_.kernels;
     const int first = FirstRow(block), n_rows = RowsIn(block), n = n_rows * s_.h;
-    for (int i = 0; i < n; ++i) x_.visible[i] = Visible(run_.positions[first + i / s_.h], page);
+    for (int i = 0; i < n_rows; ++i)
+      std::fill_n(x_.visible + i * s_.h, s_.h, Visible(run_.positions[first + i], page));
     if (x_.visible[n - 1] == 0) return;
     for (int r = 0; r < s_.rank_k; ++r) {
-      next_.FetchPiece();
+      FetchPiece();
       k.gemm({.a = x_.queries + static_cast<size_t>(block) * s_.block_m * s_.dp,
               .lda = s_.dp,
               .b = n_blocks_ > 1 ? keys_[r] : PackKeys(view, r, valid),
@@ -178,10 +180,11 @@ class FactorPass {
               .ldc = 64,
               .m = factored_ ? n_rows * s_.rank_q : n,
               .n = 64,
-              .k = s_.dp});
+              .k = s_.dp,
+              .fetch = &next_});
     }
     const size_t qkv_elements = run_.params->spec->qkv_elements();
-    next_.FetchPiece();
+    FetchPiece();
     k.score({.ak = view.ak,
              .rank_k = s_.rank_k,
              .n_heads = s_.h,
@@ -191,41 +194,85 @@ class FactorPass {
              .aq = factored_ ? run_.params->qkv + first * qkv_elements : nullptr,
              .aq_stride = qkv_elements,
              .rank_q = s_.rank_q,
-             .logits = x_.logits});
-    const size_t entry = static_cast<size_t>(block) * s_.block_m;
-    next_.FetchPiece();
-    k.softmax({.logits = x_.logits,
-               .visible = x_.visible,
-               .n = n,
-               .n_tokens = 64,
-               .max = x_.max + entry,
-               .sum = x_.sum + entry,
-               .out = x_.out + entry * s_.dp,
-               .dp = s_.dp});
-    next_.FetchPiece();
-    k.weigh({.p = x_.logits,
-             .visible = x_.visible,
-             .n = n,
-             .av = view.av,
-             .rank_v = s_.rank_v,
-             .n_heads = s_.h,
-             .weights = x_.weights});
-    const void* weights = k.round(x_.weights, static_cast<size_t>(n) * s_.rank_v * 64, x_.rounded);
+             .logits = x_.logits,
+             .fetch = &next_});
+    const size_t entry = static_cast<size_t>(block) * block_entries_;
+    FetchPiece();
+    const SoftmaxArgs softmax{.logits = x_.logits,
+                              .visible = x_.visible,
+                              .n = n,
+                              .n_tokens = 64,
+                              .max = x_.max + entry,
+                              .sum = x_.sum + entry,
+                              .out = x_.out + entry * s_.dp,
+                              .dp = s_.dp};
+    const WeighArgs weigh{.p = x_.logits,
+                          .visible = x_.visible,
+                          .n = n,
+                          .av = view.av,
+                          .rank_v = s_.rank_v,
+                          .n_heads = s_.h,
+                          .weights = x_.weights};
+    const void* weights = x_.rounded;
+    if (expands_values_) {
+      k.softmax_weights(softmax, {.n_heads = s_.h}, AllWeights(entry));
+      return;
+    }
+    if (k.softmax_weights != nullptr) {
+      k.softmax_weights(softmax, weigh, x_.rounded);
+    } else {
+      k.softmax(softmax);
+      FetchPiece();
+      k.weigh(weigh);
+      weights = k.round(x_.weights, static_cast<size_t>(n) * s_.rank_v * 64, x_.rounded);
+    }
+    Values(weights, n, x_.out + entry * s_.dp, view, valid);
+  }
+
+  void* AllWeights(size_t entry) const {
+    return reinterpret_cast<uint8_t*>(x_.all_weights) + entry * 64 * SizeOf(run_.kernels->compute);
+  }
+
+  // out += p V_head for all rows, head by head.
+  void ExpandedValues(const PageView& view, int valid) {
+    const AttentionKernels& k = *run_.kernels;
+    k.pair_ranks(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values), s_.rank_v, s_.dp, x_.paired);
+    ExpandArgs expand{.a = view.av, .rank = s_.rank_v, .n_heads = s_.h};
+    expand.dp = s_.dp, expand.valid = valid;
+    for (int head = 0; head < s_.h; ++head) {
+      const int which = head % 2;
+      expand.head = head;
+      if (which == 0) k.head_values(expand, std::min(2, s_.h - head), x_.paired, x_.head_values);
+      k.gemm({.a = AllWeights(head),
+              .lda = s_.h * 64,
+              .b = At(x_.head_values, static_cast<size_t>(which) * 64 * s_.dp, k.compute),
+              .ldb = s_.dp,
+              .c = x_.out + static_cast<size_t>(head) * s_.dp,
+              .ldc = s_.h * s_.dp,
+              .m = task_.n_rows,
+              .n = s_.dp,
+              .k = 64,
+              .accumulate = true});
+    }
+  }
+
+  // out += weights V, rank by rank in one sum.
+  void Values(const void* weights, int n, float* out, const PageView& view, int valid) {
+    const AttentionKernels& k = *run_.kernels;
+    GemmArgs product{.lda = s_.rank_v * 64, .ldb = s_.dp, .c = out, .ldc = s_.dp};
+    product.m = n, product.n = s_.dp, product.accumulate = true, product.fetch = &next_;
+    if (n_blocks_ == 1 && k.gemm_rows != nullptr) {
+      // The page's rows of all ranks lie one behind the other.
+      product.a = weights, product.b = PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values);
+      product.k = s_.rank_v * 64;
+      return k.gemm_rows(product);
+    }
     for (int u = 0; u < s_.rank_v; ++u) {
-      next_.FetchPiece();
-      const bool plain = n_blocks_ == 1 && k.gemm_rows != nullptr;
-      (plain ? k.gemm_rows : k.gemm)({.a = At(weights, u * 64, k.compute),
-                                      .lda = s_.rank_v * 64,
-                                      .b = plain           ? ValueRows(view, u, valid)
-                                           : n_blocks_ > 1 ? values_[u]
-                                                           : PackValues(view, u, valid),
-                                      .ldb = s_.dp,
-                                      .c = x_.out + entry * s_.dp,
-                                      .ldc = s_.dp,
-                                      .m = n,
-                                      .n = s_.dp,
-                                      .k = 64,
-                                      .accumulate = true});
+      FetchPiece();
+      product.a = At(weights, u * 64, k.compute);
+      product.b = n_blocks_ > 1 ? values_[u] : PackValues(view, u, valid);
+      product.k = 64;
+      k.gemm(product);
     }
   }
 
@@ -234,10 +281,12 @@ class FactorPass {
   const FactorTask& task_;
   const FactorScratch& x_;
   const int n_blocks_;
-  NextPage next_;
+  PageFetch next_;
   const void* keys_[kMaxFactorRank];
   const void* values_[kMaxFactorRank];
   bool factored_ = false;
+  bool expands_values_ = false;
+  int block_entries_ = 0;  // from one block's entries to the next in out, max and sum
 };
 
 }  // namespace

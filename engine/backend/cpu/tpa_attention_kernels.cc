@@ -13,6 +13,7 @@
 
 #if HWY_ONCE
 #include "engine/backend/cpu/attention_intrinsics-inl.h"
+#include "engine/backend/cpu/attention_softmax_x86-inl.h"
 
 namespace t6::cpu {
 namespace {
@@ -25,11 +26,22 @@ AttentionKernels VectorKernels(DType page) {
 }
 
 #if HWY_ARCH_X86_64
-// What AVX-512 does, with products and packing replaced.
+void ScoreBf16(const ScoreArgs& args) {
+  if (bf16_kernels::CanScore(args)) return bf16_kernels::Score(args);
+  static const auto general = VectorKernels(DType::kBF16).score;
+  general(args);
+}
+
+// What AVX-512 does, with products, packing and softmax replaced.
 AttentionKernels DotKernels() {
   AttentionKernels k = VectorKernels(DType::kBF16);
   k.name = "AVX512-BF16";
   k.compute = DType::kBF16;
+  k.fetches = true;
+  k.score = ScoreBf16;
+  k.softmax_weights = bf16_kernels::SoftmaxWeights;
+  k.pair_ranks = bf16_kernels::PairRanks;
+  k.head_values = bf16_kernels::HeadValues;
   k.gemm = bf16_kernels::Gemm<false>;
   k.gemm_rows = bf16_kernels::Gemm<true>;
   k.pack_keys = bf16_kernels::PackKeys;
@@ -44,6 +56,8 @@ AttentionKernels TileKernels() {
   AttentionKernels k = DotKernels();
   k.name = "AMX-BF16";
   k.cheap_products = true;
+  k.fetches = false;
+  k.head_values = nullptr;  // its products are cheaper than expanding
   k.enter = amx_kernels::Enter;
   k.leave = amx_kernels::Leave;
   k.gemm = amx_kernels::Gemm;

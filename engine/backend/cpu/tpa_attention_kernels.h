@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +19,23 @@ namespace t6::cpu {
 // Rows of the left side and of the result are read and written in groups of this many (AMX tiles).
 inline constexpr int kRowGroup = 16;
 
+// A page that a worker will read next. Kernels that know it ask for its lines a few at a time between their
+// products: asked for in one go they would fill the core's miss buffers, and everything behind would wait.
+struct PageFetch {
+  alignas(64) static constexpr uint8_t kNothing[64] = {};
+  const uint8_t* at = kNothing;
+  const uint8_t* end = kNothing;
+
+  template <int n>
+  void Lines() {
+#pragma GCC unroll 4
+    for (int i = 0; i < n; ++i) {
+      __builtin_prefetch(at, 0, 2);
+      at += at < end ? 64 : 0;
+    }
+  }
+};
+
 // c[m][n] (+)= a[m][k] b[k][n]. n and k are multiples of 32 (k of gemm_f32: any).
 struct GemmArgs {
   const void* a = nullptr;  // operand [m up to kRowGroup][lda]
@@ -28,6 +46,7 @@ struct GemmArgs {
   int ldc = 0;
   int m = 0, n = 0, k = 0;
   bool accumulate = false;
+  PageFetch* fetch = nullptr;
 };
 
 // out[i] = sum_q a[i][q] vectors[i][q]: one head's query of many rows.
@@ -66,6 +85,7 @@ struct ScoreArgs {
   size_t aq_stride = 0;
   int rank_q = 0;
   float* logits = nullptr;  // [n_rows * n_heads][64]
+  PageFetch* fetch = nullptr;
 };
 
 // One page of online softmax, base 2: logits become weights (0 from visible on); max, sum and out follow.
@@ -125,6 +145,7 @@ struct AttentionKernels {
   DType page = DType::kF32;
   DType compute = DType::kF32;
   bool cheap_products = false;  // a matrix unit: forming Q pays, arithmetic on vectors is what costs
+  bool fetches = false;         // gemm, gemm_rows and score mind `fetch`
 
   // Around a task: the matrix unit's state. May be null.
   void (*enter)() = nullptr;
@@ -150,7 +171,14 @@ struct AttentionKernels {
   void (*score)(const ScoreArgs& args) = nullptr;
   void (*softmax)(const SoftmaxArgs& args) = nullptr;
   void (*weigh)(const WeighArgs& args) = nullptr;
+  // Softmax, Weigh and rounding in one, where that is faster, or null; `weights` are operands
+  // [n][rank_v * 64], and logits are not changed. Without A_V they are p, [n][64].
+  void (*softmax_weights)(const SoftmaxArgs& softmax, const WeighArgs& weigh, void* weights) = nullptr;
   void (*expand)(const ExpandArgs& args) = nullptr;
+  // Values of one head or two for many rows, or null: rows [rank][64][dp] of a page, finite everywhere, ->
+  // `paired`, once for all heads; then with e.a, e.head and e.valid -> packed right sides [n_heads][64][dp].
+  void (*pair_ranks)(const void* rows, int rank, int dp, void* paired) = nullptr;
+  void (*head_values)(const ExpandArgs& args, int n_heads, const void* paired, void* out) = nullptr;
   void (*finish)(const FinishArgs& args) = nullptr;
 };
 

@@ -21,13 +21,29 @@ const int32_t* PageIds(const StepPlan& plan, int sequence) {
   return plan.page_ids.data() + plan.page_begin[sequence];
 }
 
+// Tasks [begin, end) in as many runs of equal cost as there are threads.
+std::vector<int> Shares(const std::vector<FactorTask>& tasks, int begin, int end, int n_threads) {
+  const auto cost = [](const FactorTask& t) { return int64_t{t.page_end - t.page_begin} * t.n_rows; };
+  int64_t total = 0, passed = 0;
+  for (int i = begin; i < end; ++i) total += cost(tasks[i]);
+  std::vector<int> shares{0};
+  for (int i = begin; i < end; ++i) {
+    // A task belongs to the thread in whose share its middle lies.
+    const int64_t middle = 2 * passed + cost(tasks[i]);
+    while (static_cast<int64_t>(shares.size()) * 2 * total <= middle * n_threads) shares.push_back(i - begin);
+    passed += cost(tasks[i]);
+  }
+  shares.resize(n_threads + 1, end - begin);
+  return shares;
+}
+
 }  // namespace
 
 void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   limits_ = limits;
   used_slots_ = 0;
   shared_tasks_.clear(), own_tasks_.clear(), expand_tasks_.clear();
-  waves_.assign(1, {0, 0, 0, 0});
+  waves_.assign(1, {});
   slot_.assign(plan.n_rows(), 0), n_splits_.assign(plan.n_rows(), 0), n_own_tasks_.assign(plan.n_rows(), 0);
 
   size_t next_group = 0;
@@ -52,6 +68,10 @@ void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   }
   waves_.back().shared_end = static_cast<int32_t>(shared_tasks_.size());
   waves_.back().own_end = static_cast<int32_t>(own_tasks_.size());
+  for (AttentionWave& wave : waves_) {
+    wave.shared_shares = Shares(shared_tasks_, wave.shared_begin, wave.shared_end, limits_.n_threads);
+    wave.own_shares = Shares(own_tasks_, wave.own_begin, wave.own_end, limits_.n_threads);
+  }
   std::stable_sort(expand_tasks_.begin(), expand_tasks_.end(),
                    [](const ExpandTask& a, const ExpandTask& b) { return a.cost > b.cost; });
 }
@@ -72,7 +92,7 @@ void AttentionPlan::AddFactorSequences(const StepPlan& plan, int first, int end,
   };
   for (int s = first; s < end; ++s) {
     if (RowsOf(plan, s) == 0) continue;
-    const int splits = (PagesOf(plan, s) + kSplitPages - 1) / kSplitPages;
+    const int splits = SplitsOf(PagesOf(plan, s));
     T6_CHECK(splits <= limits_.n_slots, "{} splits, {} slots", splits, limits_.n_slots);
     if (shared_pages == 0) close();
     if (unit.row_end == unit.row) unit.first = s;
@@ -88,41 +108,42 @@ void AttentionPlan::AddFactorSequences(const StepPlan& plan, int first, int end,
   close();
 }
 
+// Workers take neighbouring tasks.
+void AttentionPlan::Add(std::vector<FactorTask>* tasks, const FactorTask& task) {
+  if (!tasks->empty()) tasks->back().next_page = task.pages[task.page_begin];
+  tasks->push_back(task);
+}
+
 void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
   int needed = 0;
   for (int s = unit.first; s < unit.end; ++s) {
     const int begin = std::max(unit.row, plan.row_begin[s]),
               end = std::min(unit.row_end, plan.row_begin[s + 1]);
-    if (end > begin) needed += (end - begin) * ((PagesOf(plan, s) + kSplitPages - 1) / kSplitPages);
+    if (end > begin) needed += (end - begin) * SplitsOf(PagesOf(plan, s));
   }
   if (used_slots_ + needed > limits_.n_slots) {
     const auto shared = static_cast<int32_t>(shared_tasks_.size()),
                own = static_cast<int32_t>(own_tasks_.size());
     waves_.back().shared_end = shared, waves_.back().own_end = own;
-    waves_.push_back({shared, shared, own, own});
+    waves_.push_back({shared, shared, own, own, {}, {}});
     used_slots_ = 0;
   }
-  // Workers take tasks in turn, so a worker's next split is as many further as there are workers.
-  const auto fetch = [&](int split, int n_pages) {
-    const int page = (split + limits_.n_threads) * kSplitPages;
-    return page < n_pages ? page : -1;
-  };
-  for (int page = 0; page < unit.shared_pages; page += kSplitPages) {
-    const int split = page / kSplitPages;
-    shared_tasks_.push_back({unit.row, unit.row_end - unit.row, page,
-                             std::min(page + kSplitPages, unit.shared_pages), split,
-                             fetch(split, unit.shared_pages), PageIds(plan, unit.first), false});
+  for (int page = 0; page < unit.shared_pages; page = FirstPageOf(SplitOf(page) + 1)) {
+    const int split = SplitOf(page);
+    Add(&shared_tasks_,
+        {unit.row, unit.row_end - unit.row, page, std::min(FirstPageOf(split + 1), unit.shared_pages), split,
+         -1, PageIds(plan, unit.first), false});
   }
   for (int s = unit.first; s < unit.end; ++s) {
     const int begin = std::max(unit.row, plan.row_begin[s]),
               end = std::min(unit.row_end, plan.row_begin[s + 1]);
     if (end <= begin) continue;
-    const int n_pages = PagesOf(plan, s), n_splits = (n_pages + kSplitPages - 1) / kSplitPages;
-    const int first_split = unit.shared_pages / kSplitPages;
+    const int n_pages = PagesOf(plan, s), n_splits = SplitsOf(n_pages);
+    const int first_split = SplitOf(unit.shared_pages);
     for (int split = first_split; split < n_splits; ++split) {
-      const int page = std::max(split * kSplitPages, unit.shared_pages);
-      own_tasks_.push_back({begin, end - begin, page, std::min((split + 1) * kSplitPages, n_pages), split,
-                            fetch(split, n_pages), PageIds(plan, s), page > split * kSplitPages});
+      const int page = std::max(FirstPageOf(split), unit.shared_pages);
+      Add(&own_tasks_, {begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
+                        PageIds(plan, s), page > FirstPageOf(split)});
     }
     for (int row = begin; row < end; ++row) {
       slot_[row] = used_slots_, n_splits_[row] = n_splits, n_own_tasks_[row] = n_splits - first_split;

@@ -1,12 +1,13 @@
 // How one step's attention is divided into tasks. Pure host arithmetic, made once per step.
 //
-// A sequence with few rows is computed from factors, its context cut into splits of kSplitPages pages at
-// absolute positions; each split leaves a partial (sum, maximum, output) in a slot and the row's partials are
-// merged in order. So neither the number of threads nor the rest of the batch can change a result. Where
-// sequences share leading pages, one task computes that part for all their rows; the split in which the
-// shared part ends is then resumed by each sequence's own task, with the state that the shared task left,
-// which gives the same sums as doing it alone. A sequence with many rows is computed head by head from
-// expanded keys and values, one task per head and block of rows.
+// A sequence with few rows is computed from factors, its context cut into splits at absolute positions (the
+// first pages alone, so that a short context has work for several threads; then kSplitPages each); each split
+// leaves a partial (sum, maximum, output) in a slot and the row's partials are merged in order. So neither
+// the number of threads nor the rest of the batch can change a result. Where sequences share leading pages,
+// one task computes that part for all their rows; the split in which the shared part ends is then resumed by
+// each sequence's own task, with the state that the shared task left, which gives the same sums as doing it
+// alone. A sequence with many rows is computed head by head from expanded keys and values, one task per head
+// and block of rows.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,11 @@
 namespace t6::cpu {
 
 inline constexpr int kSplitPages = 4;
+inline int SplitOf(int page) { return page < kSplitPages ? page : kSplitPages - 1 + page / kSplitPages; }
+inline int FirstPageOf(int split) {
+  return split < kSplitPages ? split : (split - kSplitPages + 1) * kSplitPages;
+}
+inline int SplitsOf(int n_pages) { return SplitOf(n_pages - 1) + 1; }  // n_pages >= 1
 // From this many rows expanding K and V costs less than the factors' products (see tpa_attention_tasks.cc).
 inline constexpr int kExpandRows = 16;
 // Rows of one expanded task: keys and values are expanded once for all of them.
@@ -26,7 +32,7 @@ struct FactorTask {
   int32_t first_row, n_rows;
   int32_t page_begin, page_end;  // of the sequence's pages, within one split
   int32_t split;
-  int32_t fetch;         // the page that this worker probably needs next, or -1
+  int32_t next_page;     // id of the page that this worker probably needs next, or -1
   const int32_t* pages;  // the sequence's page ids
   bool resume;           // continue from the state in the slots
 };
@@ -40,8 +46,10 @@ struct ExpandTask {
 
 // Tasks of a wave share the slots; the next wave uses them again.
 struct AttentionWave {
-  int32_t shared_begin, shared_end;  // of shared_tasks
-  int32_t own_begin, own_end;        // of own_tasks
+  int32_t shared_begin = 0, shared_end = 0;  // of shared_tasks
+  int32_t own_begin = 0, own_end = 0;        // of own_tasks
+  // Where each thread's share of them begins, and the end: [n_threads + 1], equal in pages times rows.
+  std::vector<int> shared_shares, own_shares;
 };
 
 struct AttentionLimits {
@@ -71,6 +79,7 @@ class AttentionPlan {
     int first, end, row, row_end, shared_pages;
   };
   void AddFactorSequences(const StepPlan& plan, int first, int end, int shared_pages);
+  static void Add(std::vector<FactorTask>* tasks, const FactorTask& task);
   void AddUnit(const StepPlan& plan, const Unit& unit);
   void AddExpandTasks(const StepPlan& plan, int sequence);
 
