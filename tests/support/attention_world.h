@@ -140,6 +140,8 @@ class AttentionWorld {
   LayerPages pages() { return {bytes_.data(), &layout_, n_pages_}; }
   const AttentionSpec& spec() const { return spec_; }
   const std::vector<uint8_t>& bytes() const { return bytes_; }
+  const ReferenceAttention& reference() const { return reference_; }
+  const std::vector<float>& qkv() const { return qkv_; }  // of the last plan  // [n_rows][qkv_elements]
 
   std::vector<Sequence> sequences;
 

@@ -32,8 +32,17 @@ class AttentionPath {
   virtual Status Supports(const AttentionSpec& spec, DType pages) const = 0;
   virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const = 0;
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec) = 0;
-  // Writes the output rows of every sequence that has at least min_rows (1 or 2) rows, and of no other. The
-  // rows' own factors are in the pages already.
+  // Once a step, before its Runs: the step's arrays are being copied on the stream. What depends on the plan
+  // alone.
+  virtual Status Plan(const AttentionStep& /*step*/, const AttentionSpec& /*spec*/, int /*min_rows*/,
+                      cudaStream_t /*stream*/) {
+    return absl::OkStatus();
+  }
+  // After Plan: whether the path attends for this sequence though it has fewer rows than min_rows, because it
+  // shares pages with others.
+  virtual bool Takes(int /*sequence*/) const { return false; }
+  // Writes the output rows of every sequence that has at least min_rows (1 or 2) rows or that it Takes, and
+  // of no other. The rows' own factors are in the pages already.
   virtual Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,
                      cudaStream_t stream) = 0;
 };

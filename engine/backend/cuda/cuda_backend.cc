@@ -9,6 +9,7 @@
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/device.h"
 #include "engine/backend/cuda/gemm.h"
+#include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/row_kernels.h"
 #include "engine/backend/cuda/sampling_kernels.h"
 #include "engine/backend/cuda/simple_attention.h"
@@ -185,6 +186,7 @@ StatusOr<std::unique_ptr<Backend>> CudaBackend::Make() {
   T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device.n_sms));
   cuda::TpaAttentionOptions options;
   options.stream = stream;
+  T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
   options.general = cuda::MakeSimpleAttention();
   T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
   backend->graphs_ = std::make_unique<cuda::StepGraphs>(stream);

@@ -49,6 +49,24 @@ __device__ inline void BarrierWait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+#if T6_PTX_HAS_SM90
+// The same by a producer, which is ahead: leaves the issue slots to the warps that it shares them with.
+__device__ inline void BarrierWaitPatiently(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra ready;\n"
+      "nanosleep.u32 100;\n"
+      "bra again;\n"
+      "ready:\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+#endif
+
 // --- copies into shared memory
 __device__ inline uint64_t EvictFirstPolicy() {
   uint64_t policy;
@@ -72,6 +90,11 @@ __device__ inline void WaitForChunks() { asm volatile("cp.async.wait_all;" ::: "
 __device__ inline void BarrierExpectBytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
+}
+__device__ inline uint64_t EvictNormalPolicy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
 }
 __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, int32_t column, int32_t row,
                                uint32_t barrier, uint64_t policy) {
@@ -110,11 +133,43 @@ __device__ inline void NamedBarrier(int id, int n_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
 
+// Counts threads in without waiting.
+__device__ inline void NamedBarrierArrive(int id, int n_threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
+}
+// NamedBarrier, and whether any thread says yes.
+__device__ inline bool NamedBarrierAny(int id, int n_threads, bool yes) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred own, all;\n"
+      "setp.ne.u32 own, %3, 0;\n"
+      "barrier.cta.red.or.pred all, %1, %2, own;\n"
+      "selp.u32 %0, 1, 0, all;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(n_threads), "r"(static_cast<uint32_t>(yes))
+      : "memory");
+  return any != 0;
+}
+
+__device__ inline uint32_t LoadShared16(uint32_t address) {
+  uint16_t x;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(x) : "r"(address) : "memory");
+  return x;
+}
 // --- tensor cores
 // Four 8 x 8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
+               : "r"(address)
+               : "memory");
+}
+// Two of them: lanes 0 to 15 give the addresses.
+__device__ inline void LoadTwoMatrices(uint32_t (&m)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(m[0]), "=r"(m[1])
                : "r"(address)
                : "memory");
 }
@@ -139,6 +194,16 @@ __device__ inline float Exp2(float x) {
   return y;
 }
 // Two bfloat16 in a word, the first in the low half.
+__device__ inline uint32_t MultiplyBf16(uint32_t a, uint32_t b) {
+  uint32_t c;
+  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+  return c;
+}
+__device__ inline uint32_t MultiplyAddBf16(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
 __device__ inline float LowBf16(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ inline float HighBf16(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 __device__ inline uint32_t PackBf16(float low, float high) {

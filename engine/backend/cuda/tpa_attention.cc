@@ -29,10 +29,12 @@ struct StepArrays {
     const auto take = [this](int n) { return std::exchange(page_ids, page_ids + n); };
     n_sequences = take(1), n_rows = take(1);
     row_begin = take(sequences + 1), context_len = take(sequences), page_begin = take(sequences + 1);
+    decode_len = take(sequences);
     positions = take(rows), slots = take(rows);
     page_ids = (page_ids + 3) / 4 * 4;
   }
   int n_sequences, n_rows, row_begin, context_len, page_begin, positions, slots;
+  int decode_len;    // context_len of the sequences that decode's kernels attend for, else 0
   int page_ids = 0;  // last: a step copies as many as it has
 };
 
@@ -129,6 +131,10 @@ class TpaAttentionImpl final : public TpaAttention {
     return {limits, spec, config ? config->n_blocks : 0, options_.fixed_split_pages};
   }
   Status CheckPlan(const StepPlan& plan) const;
+  bool DecodesSequence(const StepPlan& plan, int sequence) const {
+    const bool one_row = plan.row_begin[sequence + 1] - plan.row_begin[sequence] == 1;
+    return one_row && !(multi_row_plans_ && options_.multi_row->Takes(sequence));
+  }
   Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
   Status LaunchPlan();
   StatusOr<const PageMaps*> MapsOf(const LayerPages& pages);
@@ -145,7 +151,10 @@ class TpaAttentionImpl final : public TpaAttention {
   std::array<Staging, 2> staging_;
   int turn_ = 0;
   AttentionStep step_;
-  bool has_one_row_ = false, has_multi_row_ = false;
+  bool has_one_row_ = false,
+       has_multi_row_ = false;    // what decode's kernels attend for, and what they do not
+  bool multi_row_plans_ = false;  // options_.multi_row has planned this step
+  const int32_t* decode_len_ = nullptr;
   bool stored_since_plan_ = false;
   std::unordered_map<const void*, std::pair<int32_t, PageMaps>> maps_;  // by a layer's first page
 };
@@ -203,6 +212,9 @@ Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const StepArrays& arrays
   put(arrays.row_begin, plan.row_begin), put(arrays.context_len, plan.context_len);
   put(arrays.page_begin, plan.page_begin), put(arrays.page_ids, plan.page_ids);
   put(arrays.positions, plan.positions), put(arrays.slots, plan.slots);
+  for (int i = 0; i < plan.n_sequences(); ++i) {
+    to[arrays.decode_len + i] = DecodesSequence(plan, i) ? plan.context_len[i] : 0;
+  }
   for (int row = plan.n_rows(); row < step_.row_capacity; ++row) {
     to[arrays.positions + row] = 0, to[arrays.slots + row] = -1;
   }
@@ -214,16 +226,12 @@ Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const StepArrays& arrays
   return absl::OkStatus();
 }
 
-Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& /*spec*/) {
+Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   T6_RETURN_IF_ERROR(CheckPlan(plan));
   step_ = {};
   step_.plan = &plan;
-  has_one_row_ = has_multi_row_ = stored_since_plan_ = false;
+  has_one_row_ = has_multi_row_ = multi_row_plans_ = stored_since_plan_ = false;
   if (plan.n_rows() == 0) return absl::OkStatus();
-  for (int s = 0; s < plan.n_sequences(); ++s) {
-    const int rows = plan.row_begin[s + 1] - plan.row_begin[s];
-    has_one_row_ |= rows == 1, has_multi_row_ |= rows > 1;
-  }
   step_.row_capacity = PowerOfTwoFrom(plan.n_rows(), limits_.max_rows);
   step_.sequence_capacity = PowerOfTwoFrom(plan.n_sequences(), limits_.max_sequences);
   const StepArrays arrays(step_.row_capacity, step_.sequence_capacity);
@@ -232,13 +240,22 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& /*spec*
   step_.row_begin = base + arrays.row_begin, step_.context_len = base + arrays.context_len;
   step_.page_begin = base + arrays.page_begin, step_.page_ids = base + arrays.page_ids;
   step_.positions = base + arrays.positions, step_.slots = base + arrays.slots;
+  decode_len_ = base + arrays.decode_len;
+  if (options_.multi_row != nullptr && options_.multi_row->Supports(spec, DType::kBF16).ok()) {
+    T6_RETURN_IF_ERROR(options_.multi_row->Plan(step_, spec, 2, options_.stream));
+    multi_row_plans_ = true;
+  }
+  for (int s = 0; s < plan.n_sequences(); ++s) {
+    const bool has_rows = plan.row_begin[s + 1] > plan.row_begin[s];
+    (DecodesSequence(plan, s) ? has_one_row_ : has_multi_row_) |= has_rows;
+  }
   T6_RETURN_IF_ERROR(CopyStep(plan, arrays));
   return has_one_row_ && config_ ? LaunchPlan() : absl::OkStatus();
 }
 
 Status TpaAttentionImpl::LaunchPlan() {
   T6_RETURN_IF_CUDA_ERROR(LaunchDecodePlan({.n_sequences = step_.n_sequences,
-                                            .context_len = step_.context_len,
+                                            .context_len = decode_len_,
                                             .row_begin = step_.row_begin,
                                             .page_begin = step_.page_begin,
                                             .page_ids = step_.page_ids,

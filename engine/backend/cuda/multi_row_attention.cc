@@ -1,0 +1,362 @@
+#include "engine/backend/cuda/multi_row_attention.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <unordered_map>
+#include <utility>
+
+#include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/prefill_attention.h"
+#include "engine/backend/cuda/rows_attention.h"
+#include "engine/backend/cuda/rows_plan.h"
+#include "engine/backend/cuda/tensor_map.h"
+
+namespace t6::cuda {
+namespace {
+
+constexpr size_t kSectionBytes = size_t{28} << 20;  // of expanded keys and values that L2 is meant to hold
+// What decides whether rows share a prefix, measured (docs/prefill_kernels.md): the rows kernel's time for a
+// page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond; launches and a
+// combine.
+constexpr float kHeadPageNs[kNumRowsWidths] = {1.9f, 2.4f, 3.2f};
+constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 4000.0f, kSharingNs = 20000.0f;
+
+DecodeShape ShapeOf(const AttentionSpec& spec) {
+  return {.n_heads = spec.n_heads,
+          .head_dim = spec.head_dim,
+          .rank = spec.k.rank,
+          .rank_q = spec.full_query ? 0 : spec.q.rank,
+          .rotary_dim = spec.rotary_dim,
+          .logit_scale = spec.logit_scale(),
+          .head_norm = spec.head_norm,
+          .head_norm_eps = spec.head_norm_eps};
+}
+int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// What Reserve allocates, as offsets into one block of device memory.
+struct Workspace {
+  size_t take(size_t bytes) {
+    return std::exchange(total, total + static_cast<size_t>(RoundUp(bytes, 1024)));
+  }
+  size_t queries, partial_out, partial_max_sum, keys, values, counters;
+  size_t total = 0;
+};
+
+// How large a step can be.
+struct Capacity {
+  Capacity(const StepLimits& limits, const AttentionSpec& spec, const MultiRowOptions& options, int n_sms) {
+    const int64_t h = spec.n_heads, d = spec.head_dim;
+    query_rows = std::max(limits.max_rows, 1);
+    partial_rows = 1024 + 2 * static_cast<int64_t>(limits.max_sequences) + (spec.head_norm ? query_rows : 0);
+    const int64_t tokens = RoundUp(limits.max_context, kPrefillBlockTokens);
+    has_prefill = d == PrefillDim() && options.min_prefill_rows > 0;
+    const int64_t head_bytes = 2 * tokens * d * 2;  // keys and values of one head
+    scratch_bytes =
+        has_prefill ? std::min(h * head_bytes, std::max<int64_t>(options.scratch_bytes, head_bytes)) : 0;
+    scratch_tokens = scratch_bytes / (2 * d * 2);
+    int64_t groups = 1;
+    for (const int width : kRowsWidths) {
+      const RowsInstance* instance = FindRowsInstance(spec.k.rank, spec.head_dim, width);
+      if (instance != nullptr)
+        groups = std::max(groups, RoundUp(h, instance->block_heads) / instance->block_heads);
+    }
+    const int64_t blocks = 2 * (query_rows / kMaxBlockRows + static_cast<int64_t>(limits.max_sequences));
+    tasks = blocks * groups + int64_t{3} * kNumRowsWidths * (n_sms + groups);
+    plan_bytes = tasks * sizeof(RowsTask) + kNumRowsWidths * (n_sms + 1) * sizeof(int32_t) +
+                 query_rows * sizeof(RowsMerge) +
+                 (query_rows / kPrefillTileRows + limits.max_sequences + 1) * sizeof(PrefillTile) +
+                 (scratch_tokens / kPageTokens + 1) * sizeof(ExpandPage) + 4096;
+  }
+  static int PrefillDim() { return 64; }
+  Workspace Layout(const AttentionSpec& spec) const {
+    const size_t h = spec.n_heads, d = spec.head_dim;
+    Workspace w;
+    w.queries = w.take(h * query_rows * std::max<size_t>(d, 64) * 2);
+    w.partial_out = w.take(partial_rows * h * d * sizeof(float));
+    w.partial_max_sum = w.take(partial_rows * h * sizeof(float2));
+    w.keys = w.take(scratch_bytes / 2), w.values = w.take(scratch_bytes / 2);
+    w.counters = w.take(kMaxPrefillPasses * sizeof(int32_t));
+    return w;
+  }
+  int64_t query_rows, partial_rows, tasks, plan_bytes, scratch_bytes, scratch_tokens;
+  bool has_prefill;
+};
+
+class MultiRowAttention final : public AttentionPath {
+ public:
+  MultiRowAttention(const MultiRowOptions& options, int n_sms, bool is_hopper)
+      : options_(options), n_sms_(n_sms), is_hopper_(is_hopper) {}
+  ~MultiRowAttention() override {
+    for (Staging& s : staging_) {
+      if (s.copied != nullptr) cudaEventDestroy(s.copied);
+    }
+  }
+
+  Status Supports(const AttentionSpec& spec, DType pages) const override;
+  size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
+    if (!Supports(spec, DType::kBF16).ok()) return 0;
+    const Capacity capacity(limits, spec, options_, n_sms_);
+    return capacity.Layout(spec).total + capacity.plan_bytes;
+  }
+  Status Reserve(const StepLimits& limits, const AttentionSpec& spec) override;
+  Status Plan(const AttentionStep& step, const AttentionSpec& spec, int min_rows,
+              cudaStream_t stream) override;
+  bool Takes(int sequence) const override { return plan_.takes[sequence] != 0; }
+  Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,
+             cudaStream_t stream) override;
+
+ private:
+  struct Staging {
+    PinnedMemory memory;
+    cudaEvent_t copied = nullptr;
+    bool in_use = false;
+  };
+  // The plan's arrays on the device.
+  struct DevicePlan {
+    const RowsTask* tasks[kNumRowsWidths];
+    const int32_t* block_begin[kNumRowsWidths];
+    const RowsMerge* merges;
+    const PrefillTile* tiles;
+    const ExpandPage* expands;
+  };
+  struct PageMaps {
+    int32_t n_pages = 0;
+    std::array<RowsMaps, kNumRowsWidths> rows;
+  };
+
+  Status CopyPlan(cudaStream_t stream);
+  Status MakeMaps(const AttentionSpec& spec);
+  StatusOr<const PageMaps*> MapsOf(const LayerPages& pages, const DecodeShape& shape);
+  Status RunPrefill(const TpaAttentionParams& params, const DecodeShape& shape, cudaStream_t stream);
+  Status RunRows(const TpaAttentionParams& params, const DecodeShape& shape, const AttentionStep& step,
+                 cudaStream_t stream);
+
+  const MultiRowOptions options_;
+  const int n_sms_;
+  const bool is_hopper_;  // the only chips that its kernels run on
+  RowsPlanOptions plan_options_;
+  RowsPlan plan_;
+  DevicePlan device_plan_{};
+  DeviceMemory workspace_, arrays_;
+  std::array<Staging, 2> staging_;
+  int turn_ = 0;
+  int64_t query_rows_ = 0, scratch_bytes_ = 0;
+  Workspace at_{};
+  std::array<const RowsInstance*, kNumRowsWidths> instances_{};
+  std::array<RowsMaps, kNumRowsWidths> query_maps_{};
+  PrefillMaps prefill_maps_{};
+  std::unordered_map<const void*, PageMaps> maps_;  // by a layer's first page
+};
+
+Status MultiRowAttention::Supports(const AttentionSpec& spec, DType pages) const {
+  if (!is_hopper_) return Unimplemented("attention of several rows on this chip by its own kernels");
+  if (pages != DType::kBF16) return Unimplemented("attention of several rows over {} pages", NameOf(pages));
+  for (const FactorSpec* f : {&spec.k, &spec.v}) {
+    if (f->a != HeadFactor::kContextual || f->b != DimFactor::kContextual) {
+      return Unimplemented("attention of several rows with factors that do not depend on the token");
+    }
+  }
+  if (spec.k.rank != spec.v.rank) {
+    return Unimplemented("attention of several rows with ranks {} and {}", spec.k.rank, spec.v.rank);
+  }
+  if (spec.n_heads > kMaxPrefillPasses || spec.q.rank > kMaxQueryRank) {
+    return Unimplemented("attention of several rows with {} heads and rank_q {}", spec.n_heads, spec.q.rank);
+  }
+  for (const int width : kRowsWidths) {
+    if (FindRowsInstance(spec.k.rank, spec.head_dim, width) == nullptr) {
+      return Unimplemented("attention of several rows with rank {} and head_dim {}", spec.k.rank,
+                           spec.head_dim);
+    }
+  }
+  return absl::OkStatus();
+}
+
+Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec& spec) {
+  plan_.Clear();
+  if (!Supports(spec, DType::kBF16).ok()) return absl::OkStatus();
+  const Capacity capacity(limits, spec, options_, n_sms_);
+  at_ = capacity.Layout(spec);
+  query_rows_ = capacity.query_rows, scratch_bytes_ = capacity.scratch_bytes;
+  T6_RETURN_IF_ERROR(workspace_.Allocate(at_.total));
+  T6_RETURN_IF_ERROR(arrays_.Allocate(capacity.plan_bytes));
+  for (Staging& s : staging_) {
+    T6_RETURN_IF_ERROR(s.memory.Allocate(capacity.plan_bytes));
+    if (s.copied == nullptr) {
+      T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
+    }
+    s.in_use = false;
+  }
+  maps_.clear();
+  plan_options_ = {};
+  plan_options_.n_blocks = n_sms_, plan_options_.n_heads = spec.n_heads;
+  plan_options_.max_partial_rows = static_cast<int>(capacity.partial_rows);
+  plan_options_.min_prefill_rows = capacity.has_prefill ? options_.min_prefill_rows : 0;
+  plan_options_.prefill_tile_rows = kPrefillTileRows;
+  plan_options_.prefill_block_tokens = kPrefillBlockTokens;
+  plan_options_.max_scratch_tokens = static_cast<int>(capacity.scratch_tokens);
+  plan_options_.always_merges = spec.head_norm;
+  if (!options_.always_shares) {
+    plan_options_.single_page_ns = static_cast<float>(ShapeOf(spec).page_bytes()) / kDecodeBytesPerNs;
+    for (int i = 0; i < kNumRowsWidths; ++i) {
+      plan_options_.block_page_ns[i] =
+          kHeadPageNs[i] * static_cast<float>(spec.n_heads) * kMeasuredSms / static_cast<float>(n_sms_);
+    }
+    plan_options_.sharing_ns = kSharingNs;
+  }
+  return MakeMaps(spec);
+}
+
+Status MultiRowAttention::MakeMaps(const AttentionSpec& spec) {
+  const DecodeShape shape = ShapeOf(spec);
+  auto* base = workspace_.as<uint8_t>();
+  for (int i = 0; i < kNumRowsWidths; ++i) {
+    instances_[i] = FindRowsInstance(shape.rank, shape.head_dim, kRowsWidths[i]);
+    plan_options_.group_heads[i] = instances_[i]->block_heads;
+    T6_RETURN_IF_CUDA_ERROR(
+        MakeRowsQueryMap(*instances_[i], shape, base + at_.queries, query_rows_, &query_maps_[i]));
+  }
+  if (plan_options_.min_prefill_rows == 0) return absl::OkStatus();
+  T6_RETURN_IF_CUDA_ERROR(MakeTensorMap(base + at_.queries, query_rows_ * spec.n_heads, spec.head_dim,
+                                        kPrefillTileRows, &prefill_maps_.query));
+  const int64_t rows = scratch_bytes_ / 2 / (spec.head_dim * 2);
+  T6_RETURN_IF_CUDA_ERROR(
+      MakeTensorMap(base + at_.keys, rows, spec.head_dim, kPrefillBlockTokens, &prefill_maps_.keys));
+  T6_RETURN_IF_CUDA_ERROR(
+      MakeTensorMap(base + at_.values, rows, spec.head_dim, kPrefillBlockTokens, &prefill_maps_.values));
+  return absl::OkStatus();
+}
+
+Status MultiRowAttention::Plan(const AttentionStep& step, const AttentionSpec& spec, int min_rows,
+                               cudaStream_t stream) {
+  if (!Supports(spec, DType::kBF16).ok()) {
+    plan_.Clear();
+    plan_.takes.assign(step.plan->n_sequences(), 0);
+    return absl::OkStatus();
+  }
+  MakeRowsPlan(*step.plan, min_rows, plan_options_, &plan_);
+  return plan_.empty() ? absl::OkStatus() : CopyPlan(stream);
+}
+
+Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
+  Staging& staging = staging_[turn_ ^= 1];
+  if (staging.in_use) T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(staging.copied));
+  size_t used = 0;
+  bool fits = true;
+  const auto put = [&]<typename T>(const std::vector<T>& from) {
+    const size_t bytes = from.size() * sizeof(T), at = used;
+    used += static_cast<size_t>(RoundUp(bytes, 16));
+    fits = fits && used <= staging.memory.size();
+    if (fits && bytes > 0) std::memcpy(staging.memory.as<uint8_t>() + at, from.data(), bytes);
+    return reinterpret_cast<const T*>(arrays_.as<uint8_t>() + at);
+  };
+  for (int i = 0; i < kNumRowsWidths; ++i) {
+    device_plan_.tasks[i] = put(plan_.by_width[i].tasks);
+    device_plan_.block_begin[i] = put(plan_.by_width[i].block_begin);
+  }
+  device_plan_.merges = put(plan_.merges), device_plan_.tiles = put(plan_.tiles);
+  device_plan_.expands = put(plan_.expands);
+  if (!fits) return Internal("a plan of {} bytes; {} are reserved", used, staging.memory.size());
+  T6_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(arrays_.as<void>(), staging.memory.as<void>(), used, cudaMemcpyHostToDevice, stream));
+  T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(staging.copied, stream));
+  staging.in_use = true;
+  return absl::OkStatus();
+}
+
+Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionStep& step, int /*min_rows*/,
+                              cudaStream_t stream) {
+  if (plan_.empty()) return absl::OkStatus();
+  const DecodeShape shape = ShapeOf(*params.spec);
+  auto* base = workspace_.as<uint8_t>();
+  QueryCall query;
+  query.shape = shape, query.qkv = params.qkv, query.positions = step.positions;
+  query.cos = params.cos, query.sin = params.sin, query.queries = base + at_.queries;
+  query.n_rows = step.plan->n_rows(), query.query_rows = static_cast<int>(query_rows_);
+  query.counters = reinterpret_cast<int32_t*>(base + at_.counters);
+  T6_RETURN_IF_CUDA_ERROR(LaunchQueries(query, stream));
+  if (!plan_.tiles.empty()) T6_RETURN_IF_ERROR(RunPrefill(params, shape, stream));
+  return plan_.has_tasks() ? RunRows(params, shape, step, stream) : absl::OkStatus();
+}
+
+// Heads in as many passes as the scratch needs.
+Status MultiRowAttention::RunPrefill(const TpaAttentionParams& params, const DecodeShape& shape,
+                                     cudaStream_t stream) {
+  auto* base = workspace_.as<uint8_t>();
+  const int h = shape.n_heads;
+  const int64_t head_bytes = int64_t{2} * plan_.n_scratch_tokens * shape.head_dim * 2;
+  const int most = static_cast<int>(std::clamp<int64_t>(scratch_bytes_ / head_bytes, 1, h));
+  const int n_passes = (h + most - 1) / most, pass_heads = (h + n_passes - 1) / n_passes;
+  ExpandCall expand;
+  expand.shape = shape, expand.pages = params.pages.base, expand.expands = device_plan_.expands;
+  expand.n_expands = static_cast<int>(plan_.expands.size()), expand.n_scratch_tokens = plan_.n_scratch_tokens;
+  expand.keys = base + at_.keys, expand.values = base + at_.values;
+  PrefillParams prefill{};
+  prefill.tiles = device_plan_.tiles, prefill.n_tiles = static_cast<int>(plan_.tiles.size());
+  prefill.section_heads = static_cast<int>(std::clamp<int64_t>(kSectionBytes / head_bytes, 1, h));
+  prefill.total_heads = h, prefill.query_rows = static_cast<int>(query_rows_);
+  prefill.n_scratch_tokens = plan_.n_scratch_tokens;
+  prefill.out = params.out, prefill.out_is_bf16 = params.out_dtype == DType::kBF16;
+  prefill.rank = static_cast<float>(shape.rank);
+  prefill.head_norm_weight = shape.head_norm ? params.head_norm_weight : nullptr;
+  prefill.head_norm_eps = shape.head_norm_eps;
+  for (int pass = 0; pass * pass_heads < h; ++pass) {
+    expand.first_head = prefill.first_head = pass * pass_heads;
+    expand.n_heads = prefill.n_heads = std::min(pass_heads, h - expand.first_head);
+    prefill.counter = reinterpret_cast<int32_t*>(base + at_.counters) + pass;
+    T6_RETURN_IF_CUDA_ERROR(LaunchExpand(expand, stream));
+    T6_RETURN_IF_CUDA_ERROR(LaunchPrefill(prefill, prefill_maps_, n_sms_, stream));
+  }
+  return absl::OkStatus();
+}
+
+Status MultiRowAttention::RunRows(const TpaAttentionParams& params, const DecodeShape& shape,
+                                  const AttentionStep& step, cudaStream_t stream) {
+  T6_ASSIGN_OR_RETURN(const PageMaps* maps, MapsOf(params.pages, shape));
+  auto* base = workspace_.as<uint8_t>();
+  RowsParams rows{};
+  rows.page_ids = step.page_ids, rows.n_heads = shape.n_heads, rows.half_rows = shape.half_rows();
+  rows.query_rows = static_cast<int>(query_rows_);
+  rows.partials = {reinterpret_cast<float*>(base + at_.partial_out),
+                   reinterpret_cast<float2*>(base + at_.partial_max_sum)};
+  rows.out = params.out, rows.out_is_bf16 = params.out_dtype == DType::kBF16;
+  for (int i = kNumRowsWidths - 1; i >= 0; --i) {
+    if (plan_.by_width[i].tasks.empty()) continue;
+    rows.tasks = device_plan_.tasks[i], rows.block_begin = device_plan_.block_begin[i];
+    T6_RETURN_IF_CUDA_ERROR(LaunchRows(*instances_[i], rows, maps->rows[i], n_sms_, stream));
+  }
+  RowsCombineCall combine;
+  combine.merges = device_plan_.merges, combine.n_merges = static_cast<int>(plan_.merges.size());
+  combine.n_heads = shape.n_heads, combine.head_dim = shape.head_dim, combine.rank = shape.rank;
+  combine.head_norm_weight = shape.head_norm ? params.head_norm_weight : nullptr;
+  combine.head_norm_eps = shape.head_norm_eps;
+  combine.partials = rows.partials, combine.out = rows.out, combine.out_is_bf16 = rows.out_is_bf16;
+  T6_RETURN_IF_CUDA_ERROR(LaunchRowsCombine(combine, stream));
+  return absl::OkStatus();
+}
+
+StatusOr<const MultiRowAttention::PageMaps*> MultiRowAttention::MapsOf(const LayerPages& pages,
+                                                                       const DecodeShape& shape) {
+  PageMaps& maps = maps_[pages.base];
+  if (maps.n_pages != pages.n_pages) {
+    for (int i = 0; i < kNumRowsWidths; ++i) {
+      maps.rows[i] = query_maps_[i];
+      T6_RETURN_IF_CUDA_ERROR(
+          MakeRowsPageMaps(*instances_[i], shape, pages.base, pages.n_pages, &maps.rows[i]));
+    }
+    maps.n_pages = pages.n_pages;
+  }
+  return &maps;
+}
+
+}  // namespace
+
+StatusOr<std::unique_ptr<AttentionPath>> MakeMultiRowAttention(const MultiRowOptions& options) {
+  int device = 0, n_sms = 0, major = 0;
+  T6_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
+  T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device));
+  T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return std::unique_ptr<AttentionPath>(std::make_unique<MultiRowAttention>(options, n_sms, major == 9));
+}
+
+}  // namespace t6::cuda

@@ -1,0 +1,76 @@
+// Attention of long chunks on Hopper (docs/prefill_kernels.md): queries formed once and keys and values
+// expanded once, in bfloat16, then an ordinary causal flash attention over them with warpgroup products.
+// Launches return before the work is done and take CUDA's own error type; the caller owns all memory. For d
+// = 64.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/rows_plan.h"
+
+namespace t6::cuda {
+
+inline constexpr int kPrefillTileRows = 192;  // query rows of a tile
+inline constexpr int kPrefillBlockTokens =
+    128;  // tokens of a step; sequences begin at its multiples in scratch
+inline constexpr int kMaxPrefillPasses = 128;  // a pass has at least one head
+inline constexpr int kMaxQueryRank = 32;
+
+// Queries of every row, rotated, with log2(e) and every factor of the logits.
+struct QueryCall {
+  DecodeShape shape;
+  const void* qkv = nullptr;  // [n_rows][qkv_elements]
+  bool qkv_is_bf16 = false;
+  const int32_t* positions = nullptr;  // [n_rows]
+  const float* cos = nullptr;          // [max_positions][rotary_dim / 2]
+  const float* sin = nullptr;
+  void* queries = nullptr;  // [h][query_rows][max(d, 64)] bfloat16
+  int n_rows = 0, query_rows = 0;
+  int32_t* counters = nullptr;  // [kMaxPrefillPasses] set to 0
+};
+cudaError_t LaunchQueries(const QueryCall& call, cudaStream_t stream);
+
+// Keys and values of the listed pages for heads [first_head, first_head + n_heads), times R_K and R_V.
+struct ExpandCall {
+  DecodeShape shape;
+  const void* pages = nullptr;
+  const ExpandPage* expands = nullptr;  // [n_expands]
+  int n_expands = 0;
+  int first_head = 0, n_heads = 0;
+  int n_scratch_tokens = 0;
+  void* keys = nullptr;    // [n_heads][n_scratch_tokens][d] bfloat16
+  void* values = nullptr;  // the same
+};
+cudaError_t LaunchExpand(const ExpandCall& call, cudaStream_t stream);
+
+struct PrefillMaps {
+  CUtensorMap query;   // [h * query_rows][64], boxes of kPrefillTileRows
+  CUtensorMap keys;    // [rows of scratch][64], boxes of kPrefillBlockTokens
+  CUtensorMap values;  // the same
+};
+
+// One pass: every tile for heads [first_head, first_head + n_heads), keys and values as expanded for them.
+struct PrefillParams {
+  const PrefillTile* tiles;  // [n_tiles] longest first
+  int n_tiles;
+  int first_head, n_heads;
+  int section_heads;  // heads whose keys and values are meant to stay in L2 together
+  int total_heads;    // h
+  int query_rows;
+  int n_scratch_tokens;
+  int32_t* counter;  // 0 at the start
+  void* out;         // [n_rows][h * d]
+  bool out_is_bf16;
+  float rank;                     // R_V
+  const float* head_norm_weight;  // [d], or null: no norm
+  float head_norm_eps;
+};
+
+cudaError_t LaunchPrefill(const PrefillParams& params, const PrefillMaps& maps, int n_sms,
+                          cudaStream_t stream);
+
+}  // namespace t6::cuda

@@ -1,0 +1,82 @@
+#include <algorithm>
+
+#include "engine/backend/cuda/prefill_attention.h"
+#include "engine/backend/cuda/ptx.cuh"
+
+namespace t6::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kDim = 64;
+constexpr int kMinBlocks = 512;  // of the grid, if there are as many heads
+
+// One block expands keys (y = 0) or values (y = 1) of one page for a run of heads: a thread has numbers 8 q
+// .. and 32 + 8 q .. of one token, whose B stays in registers as float32.
+template <int kRank>
+__global__ void __launch_bounds__(kThreads)
+    Expand(const __grid_constant__ ExpandCall call, const int half_rows) {
+  ptx::WaitForPriorKernels();
+  const ExpandPage page = call.expands[blockIdx.x];
+  const int h = call.shape.n_heads, token = threadIdx.x / 4, quarter = threadIdx.x % 4;
+  const bool exists = token < page.n_tokens;
+  const int share = (call.n_heads + gridDim.z - 1) / gridDim.z;
+  const int begin = blockIdx.z * share, end = min(begin + share, call.n_heads);
+  const auto* half = static_cast<const __nv_bfloat16*>(call.pages) +
+                     (static_cast<int64_t>(max(page.id, 0)) * 2 + blockIdx.y) * half_rows * 64;
+  float b[kRank][16];
+#pragma unroll
+  for (int r = 0; r < kRank; ++r) {
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint4 x = {};
+      if (exists)
+        x = *reinterpret_cast<const uint4*>(half + (r * 64 + token) * kDim + part * 32 + quarter * 8);
+      const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        b[r][part * 8 + 2 * i] = ptx::LowBf16(words[i]), b[r][part * 8 + 2 * i + 1] = ptx::HighBf16(words[i]);
+      }
+    }
+  }
+  const __nv_bfloat16* a = half + kRank * 64 * kDim + (call.first_head * 64) + token;
+  auto* out = static_cast<__nv_bfloat16*>(blockIdx.y == 0 ? call.keys : call.values) +
+              (static_cast<int64_t>(page.scratch_token) + token) * kDim + quarter * 8;
+#pragma unroll 4
+  for (int head = begin; head < end; ++head) {
+    float x[16] = {};
+#pragma unroll
+    for (int r = 0; r < kRank; ++r) {
+      const float scalar = exists ? __bfloat162float(a[(r * h + head) * 64]) : 0.0f;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) x[i] = fmaf(scalar, b[r][i], x[i]);
+    }
+#pragma unroll
+    for (int part = 0; part < 2; ++part) {
+      uint4 words;
+      words.x = ptx::PackBf16(x[part * 8], x[part * 8 + 1]);
+      words.y = ptx::PackBf16(x[part * 8 + 2], x[part * 8 + 3]);
+      words.z = ptx::PackBf16(x[part * 8 + 4], x[part * 8 + 5]);
+      words.w = ptx::PackBf16(x[part * 8 + 6], x[part * 8 + 7]);
+      *reinterpret_cast<uint4*>(out + static_cast<int64_t>(head) * call.n_scratch_tokens * kDim + part * 32) =
+          words;
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t LaunchExpand(const ExpandCall& call, cudaStream_t stream) {
+  if (call.n_expands == 0 || call.n_heads == 0) return cudaSuccess;
+  const auto kernel = call.shape.rank == 1   ? &Expand<1>
+                      : call.shape.rank == 2 ? &Expand<2>
+                      : call.shape.rank == 3 ? &Expand<3>
+                                             : &Expand<4>;
+  const int splits = std::clamp(kMinBlocks / (2 * call.n_expands), 1, call.n_heads);
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(call.n_expands, 2, splits);
+  launch.blockDim = dim3(kThreads);
+  launch.stream = stream;
+  return cudaLaunchKernelEx(&launch, kernel, call, call.shape.half_rows());
+}
+
+}  // namespace t6::cuda

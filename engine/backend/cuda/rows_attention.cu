@@ -1,0 +1,67 @@
+#include <algorithm>
+
+#include "engine/backend/cuda/rows_attention.h"
+#include "engine/backend/cuda/tensor_map.h"
+
+namespace t6::cuda {
+namespace {
+
+std::span<const RowsInstance> InstancesOfRank(int rank) {
+  switch (rank) {
+    case 1:
+      return RowsInstancesOfRank1();
+    case 2:
+      return RowsInstancesOfRank2();
+    case 3:
+      return RowsInstancesOfRank3();
+    case 4:
+      return RowsInstancesOfRank4();
+    default:
+      return {};
+  }
+}
+
+}  // namespace
+
+const RowsInstance* FindRowsInstance(int rank, int head_dim, int width) {
+  for (const RowsInstance& instance : InstancesOfRank(rank)) {
+    if (instance.head_dim == head_dim && instance.width == width) return &instance;
+  }
+  return nullptr;
+}
+
+cudaError_t MakeRowsPageMaps(const RowsInstance& instance, const DecodeShape& shape, const void* pages,
+                             int64_t n_pages, RowsMaps* maps) {
+  const int64_t rows = n_pages * 2 * shape.half_rows();
+  const cudaError_t error =
+      MakeTensorMap(pages, rows, 64, std::min(shape.rank * shape.head_dim, 256), &maps->factors);
+  return error != cudaSuccess ? error : MakeTensorMap(pages, rows, 64, instance.block_heads, &maps->heads);
+}
+
+cudaError_t MakeRowsQueryMap(const RowsInstance& instance, const DecodeShape& shape, const void* queries,
+                             int64_t query_rows, RowsMaps* maps) {
+  return MakeTensorMap(queries, query_rows * shape.n_heads, std::max(shape.head_dim, 64), instance.width,
+                       &maps->query);
+}
+
+cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, const RowsMaps& maps,
+                       int n_blocks, cudaStream_t stream) {
+  const cudaError_t error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 instance.shared_bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t launch{};
+  launch.gridDim = dim3(n_blocks);
+  launch.blockDim = dim3(instance.n_threads);
+  launch.dynamicSmemBytes = instance.shared_bytes;
+  launch.stream = stream;
+  launch.attrs = &overlap, launch.numAttrs = 1;
+  RowsParams p = params;
+  RowsMaps m = maps;
+  void* arguments[] = {&p, &m};
+  return cudaLaunchKernelExC(&launch, instance.kernel, arguments);
+}
+
+}  // namespace t6::cuda

@@ -1,0 +1,76 @@
+// The producer warp of the rows kernel: queries, and pages' halves into the ring of stages.
+#pragma once
+
+#include "engine/backend/cuda/rows_params.cuh"
+
+namespace t6::cuda {
+
+// All lanes walk; lane 0 issues.
+template <class T>
+class RowsProducer {
+ public:
+  __device__ RowsProducer(const RowsParams& p, const RowsMaps& maps, const RowsShared<T>& shared, int lane)
+      : p_(p), maps_(maps), shared_(shared), lane_(lane), policy_(ptx::EvictNormalPolicy()) {}
+
+  __device__ void Run() {
+    const int begin = p_.block_begin[blockIdx.x], end = p_.block_begin[blockIdx.x + 1];
+    for (int index = begin; index < end; ++index) {
+      const RowsTask task = p_.tasks[index];
+      if (lane_ == 0) CopyQueries(task, (index - begin) & 1);
+      for (int base = 0; base < task.n_pages; base += 32) {
+        const int n = min(32, task.n_pages - base);
+        const int32_t id = lane_ < n ? p_.page_ids[task.page_offset + base + lane_] : 0;
+        for (int i = 0; i < n; ++i) {
+          const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
+          if (lane_ == 0) {
+            CopyHalf(row, task.head);
+            CopyHalf(row + p_.half_rows, task.head);
+          }
+          __syncwarp();
+        }
+      }
+    }
+  }
+
+ private:
+  // Heads past the last take the last one's place: they are computed and thrown away.
+  __device__ void CopyQueries(const RowsTask& task, uint32_t parity) {
+    ptx::BarrierWaitPatiently(shared_.QueryEmpty(), parity ^ 1);
+    ptx::BarrierExpectBytes(shared_.QueryFull(), T::kBlockHeads * T::kQueryBytes);
+#pragma unroll 1
+    for (int i = 0; i < T::kBlockHeads; ++i) {
+      const int head = min(task.head + i, p_.n_heads - 1);
+#pragma unroll
+      for (int tile = 0; tile < T::kTiles; ++tile) {
+        ptx::CopyBox(shared_.Query(i) + tile * T::kTileBytes, &maps_.query, tile * 64,
+                     head * p_.query_rows + task.row, shared_.QueryFull(), policy_);
+      }
+    }
+  }
+
+  __device__ void CopyHalf(int32_t row, int head) {
+    constexpr int kBoxRows = T::kRank * T::kDim < 256 ? T::kRank * T::kDim : 256;
+    ptx::BarrierWaitPatiently(shared_.Empty(at_.stage), at_.parity ^ 1);
+    const uint32_t stage = shared_.Stage(at_.stage), barrier = shared_.Full(at_.stage);
+    ptx::BarrierExpectBytes(barrier, T::kRank * (T::kRankBytes + T::kBlockHeads * 128));
+#pragma unroll
+    for (int done = 0; done < T::kRank * T::kDim; done += kBoxRows) {
+      ptx::CopyBox(stage + done * 128, &maps_.factors, 0, row + done, barrier, policy_);
+    }
+#pragma unroll
+    for (int r = 0; r < T::kRank; ++r) {
+      ptx::CopyBox(stage + T::kRank * T::kRankBytes + r * T::kHeadBytes, &maps_.heads, 0,
+                   row + T::kRank * T::kDim + r * p_.n_heads + head, barrier, policy_);
+    }
+    at_.Advance(T::kStages);
+  }
+
+  const RowsParams& p_;
+  const RowsMaps& maps_;
+  const RowsShared<T>& shared_;
+  int lane_;
+  uint64_t policy_;
+  RingPosition at_;
+};
+
+}  // namespace t6::cuda

@@ -1,0 +1,348 @@
+// Attention of several rows on a Hopper GPU against float64, through cuda::TpaAttention, beside decode rows.
+// Without a GPU, every test here is skipped.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/multi_row_attention.h"
+#include "engine/backend/cuda/rows_plan.h"
+#include "engine/backend/cuda/tpa_attention.h"
+#include "tests/support/attention_world.h"
+
+namespace t6::testing {
+namespace {
+
+bool HasGpu() {
+  int n = 0;
+  return cudaGetDeviceCount(&n) == cudaSuccess && n > 0;
+}
+
+template <typename T>
+class Uploaded {
+ public:
+  explicit Uploaded(const std::vector<T>& host) : size_(host.size()) {
+    EXPECT_TRUE(memory_.Allocate(host.size() * sizeof(T)).ok());
+    EXPECT_EQ(cudaSuccess,
+              cudaMemcpy(memory_.as<void>(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  }
+  T* get() const { return memory_.as<T>(); }
+  std::vector<T> Read() const {
+    std::vector<T> host(size_);
+    EXPECT_EQ(cudaSuccess, cudaMemcpy(host.data(), get(), size_ * sizeof(T), cudaMemcpyDeviceToHost));
+    return host;
+  }
+
+ private:
+  cuda::DeviceMemory memory_;
+  size_t size_;
+};
+
+double Bf16(double x) { return RoundToBf16(static_cast<float>(x)); }
+
+// Attention as a bfloat16 kernel must round it, and no more: Q, K, V and the weights once each, everything
+// else exact. What a kernel's error is measured in.
+std::vector<double> RoundedOutput(const AttentionSpec& spec,
+                                  const std::vector<ReferenceAttention::Token>& tokens, int position) {
+  const int h = spec.n_heads, d = spec.head_dim;
+  std::vector<double> out(static_cast<size_t>(h) * d);
+  for (int j = 0; j < h; ++j) {
+    std::vector<double> logits;
+    for (int t = 0; t <= position; ++t) {
+      double logit = 0.0;
+      for (int i = 0; i < d; ++i) logit += Bf16(tokens[position].q[j * d + i]) * Bf16(tokens[t].k[j * d + i]);
+      logits.push_back(logit / std::sqrt(static_cast<double>(d)));
+    }
+    const double most = *std::max_element(logits.begin(), logits.end());
+    double total = 0.0;
+    for (double& x : logits) x = std::exp(x - most), total += x;
+    for (int t = 0; t <= position; ++t) {
+      for (int i = 0; i < d; ++i) out[j * d + i] += Bf16(logits[t]) * Bf16(tokens[t].v[j * d + i]) / total;
+    }
+  }
+  return out;
+}
+
+struct Case {
+  const char* name;
+  int h, d, rank, rank_q;
+  bool head_norm = false;
+  bool bf16_out = false;
+  int rotary_dim = -1;
+  int min_prefill_rows = 0;
+  size_t scratch_bytes = size_t{160} << 20;
+};
+
+// Runs a step on the device and holds sampled rows against the reference.
+class Harness {
+ public:
+  Harness(const Case& c, uint32_t seed) : case_(c), world_(Spec(c), DType::kBF16, 256, 2048, seed) {}
+
+  static AttentionSpec Spec(const Case& c) {
+    AttentionSpec spec = MakeSpec(c.h, c.d, c.rank_q, c.rank, c.rank, c.rotary_dim);
+    spec.head_norm = c.head_norm;
+    return spec;
+  }
+
+  AttentionWorld& world() { return world_; }
+
+  // The first n tokens of a sequence, stored by the device itself in chunks.
+  void Prefill(int sequence, int n) {
+    while (world_.sequences[sequence].stored < n) {
+      Run(world_.MakePlan({{sequence, std::min(300, n - world_.sequences[sequence].stored)}}), false);
+    }
+  }
+
+  void Run(const StepPlan& plan, bool checks = true) {
+    const AttentionSpec& spec = world_.spec();
+    if (attention_ == nullptr) Make();
+    const Uploaded<float> qkv(world_.qkv());
+    const size_t width = static_cast<size_t>(spec.n_heads) * spec.head_dim;
+    const Uploaded<uint8_t> out(std::vector<uint8_t>(plan.n_rows() * width * (case_.bf16_out ? 2 : 4), 0xff));
+    const LayerPages pages{pages_->get(), world_.pages().layout, world_.pages().n_pages};
+    ASSERT_TRUE(attention_->Plan(plan, spec).ok());
+    ASSERT_TRUE(attention_->Store({&spec, qkv.get(), cos_->get(), sin_->get(), pages}).ok());
+    TpaAttentionParams params;
+    params.spec = &spec, params.qkv = qkv.get(), params.cos = cos_->get(), params.sin = sin_->get();
+    params.pages = pages, params.head_norm_weight = weight_->get(), params.out = out.get();
+    params.out_dtype = case_.bf16_out ? DType::kBF16 : DType::kF32;
+    const Status status = attention_->Run(params);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_EQ(cudaSuccess, cudaDeviceSynchronize());
+    if (checks) Check(plan, out.Read());
+  }
+
+ private:
+  void Make() {
+    cuda::MultiRowOptions options;
+    options.always_shares = true;
+    options.min_prefill_rows = case_.min_prefill_rows, options.scratch_bytes = case_.scratch_bytes;
+    auto path = cuda::MakeMultiRowAttention(options);
+    ASSERT_TRUE(path.ok()) << path.status();
+    cuda::TpaAttentionOptions attention;
+    attention.multi_row = *std::move(path);
+    auto made = cuda::TpaAttention::Make(std::move(attention));
+    ASSERT_TRUE(made.ok()) << made.status();
+    attention_ = *std::move(made);
+    ASSERT_TRUE(attention_->Reserve(world_.limits(2048), world_.spec()).ok());
+    pages_ = std::make_unique<Uploaded<uint8_t>>(world_.bytes());
+    cos_ = std::make_unique<Uploaded<float>>(world_.reference().cos);
+    sin_ = std::make_unique<Uploaded<float>>(world_.reference().sin);
+    weight_ = std::make_unique<Uploaded<float>>(world_.reference().head_norm_weight);
+  }
+
+  // The first, the last and some rows of each sequence; the error of all of them together, against that of
+  // attention which only rounds its operands.
+  void Check(const StepPlan& plan, const std::vector<uint8_t>& bytes) {
+    const AttentionSpec& spec = world_.spec();
+    const size_t width = static_cast<size_t>(spec.n_heads) * spec.head_dim;
+    const auto value = [&](size_t i) {
+      uint32_t bits = 0;
+      if (case_.bf16_out) {
+        std::memcpy(reinterpret_cast<uint8_t*>(&bits) + 2, &bytes[2 * i], 2);
+      } else {
+        std::memcpy(&bits, &bytes[4 * i], 4);
+      }
+      float x;
+      std::memcpy(&x, &bits, 4);
+      return x;
+    };
+    for (size_t i = 0; i < plan.n_rows() * width; ++i) {
+      ASSERT_TRUE(std::isfinite(value(i))) << "row " << i / width << " column " << i % width;
+    }
+    double difference = 0.0, rounding = 0.0, size = 0.0;
+    for (int s = 0; s < plan.n_sequences(); ++s) {
+      const int sequence = order_.empty() ? s : order_[s];
+      const int begin = plan.row_begin[s], end = plan.row_begin[s + 1], step = std::max(1, (end - begin) / 4);
+      for (int row = begin; row < end; row = row + 1 == end ? end : std::min(row + step, end - 1)) {
+        const int position = plan.positions[row];
+        std::vector<double> norms;
+        const std::vector<double> want = world_.Expected(sequence, position, &norms);
+        const std::vector<double> rounded = RoundedOutput(spec, world_.sequences[sequence].formed, position);
+        double own = 0.0, own_size = 0.0;
+        for (size_t i = 0; i < width; ++i) {
+          own += std::pow(value(row * width + i) - want[i], 2), own_size += want[i] * want[i];
+          if (!spec.head_norm) rounding += std::pow(rounded[i] - want[i], 2);
+        }
+        EXPECT_LT(std::sqrt(own / own_size), 0.03) << "sequence " << sequence << " position " << position;
+        difference += own, size += own_size;
+      }
+    }
+    const double error = std::sqrt(difference / size), unit = std::sqrt(rounding / size);
+    std::printf("  %s: error %.5f, rounding alone %.5f\n", case_.name, error, unit);
+    EXPECT_LT(error, spec.head_norm ? 0.006 : 1.5 * unit);
+  }
+
+ public:
+  std::vector<int> order_;  // the plan's sequences, where they are not the world's first ones
+
+ private:
+  Case case_;
+  AttentionWorld world_;
+  std::unique_ptr<cuda::TpaAttention> attention_;
+  std::unique_ptr<Uploaded<uint8_t>> pages_;
+  std::unique_ptr<Uploaded<float>> cos_, sin_, weight_;
+};
+
+// Chunks of many sizes against cached pages and themselves, beside decode rows.
+void RunRagged(const Case& c, uint32_t seed) {
+  Harness harness(c, seed);
+  AttentionWorld& world = harness.world();
+  const int lengths[] = {200, 129, 700, 64, 530, 65, 1, 460};
+  const int cached[] = {0, 128, 637, 0, 529, 13, 0, 64};
+  for (int i = 0; i < 8; ++i) world.AddSequence(lengths[i] + 16);
+  for (int i = 0; i < 8; ++i) harness.Prefill(i, cached[i]);
+  std::vector<AttentionWorld::Rows> rows;
+  for (int i = 0; i < 8; ++i) rows.push_back({i, lengths[i] - cached[i]});
+  harness.Run(world.MakePlan(rows));
+}
+
+constexpr Case kCases[] = {
+    {.name = "h78 r2", .h = 78, .d = 64, .rank = 2, .rank_q = 6},
+    {.name = "h47 r2 bf16", .h = 47, .d = 64, .rank = 2, .rank_q = 6, .bf16_out = true},
+    {.name = "h13 r2 norm", .h = 13, .d = 64, .rank = 2, .rank_q = 6, .head_norm = true},
+    {.name = "h5 r1 full query", .h = 5, .d = 64, .rank = 1, .rank_q = 0},
+    {.name = "h7 r3 partial rope", .h = 7, .d = 64, .rank = 3, .rank_q = 4, .rotary_dim = 20},
+    {.name = "h9 r4", .h = 9, .d = 64, .rank = 4, .rank_q = 8},
+    {.name = "h13 r2 prefill", .h = 13, .d = 64, .rank = 2, .rank_q = 6, .min_prefill_rows = 2},
+    {.name = "h78 r2 prefill bf16",
+     .h = 78,
+     .d = 64,
+     .rank = 2,
+     .rank_q = 6,
+     .bf16_out = true,
+     .min_prefill_rows = 64},
+    {.name = "h7 r3 prefill norm, few heads a pass",
+     .h = 7,
+     .d = 64,
+     .rank = 3,
+     .rank_q = 4,
+     .head_norm = true,
+     .min_prefill_rows = 2,
+     .scratch_bytes = 2 << 20},
+    {.name = "h5 r1 prefill full query", .h = 5, .d = 64, .rank = 1, .rank_q = 0, .min_prefill_rows = 2},
+    {.name = "h9 r4 prefill", .h = 9, .d = 64, .rank = 4, .rank_q = 8, .min_prefill_rows = 2},
+};
+
+// Needs no GPU. Every row sees every page of its sequence that it must, once, whatever is split or shared,
+// and every block has its tasks.
+TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
+  std::mt19937 random(1);
+  const auto draw = [&](int least, int most) {
+    return std::uniform_int_distribution<int>(least, most)(random);
+  };
+  for (int round = 0; round < 200; ++round) {
+    StepPlan step;
+    step.Clear();
+    const int n_sequences = draw(1, 12), shared = draw(0, 1) * draw(1, 30);
+    for (int s = 0; s < n_sequences; ++s) {
+      const int rows = draw(0, 2) == 0 ? draw(1, 300) : 1,
+                length = shared * kPageTokens + rows + draw(0, 900);
+      for (int i = 0; i < rows; ++i) step.token_ids.push_back(0), step.positions.push_back(length - rows + i);
+      step.row_begin.push_back(step.n_rows()), step.context_len.push_back(length);
+      for (int i = 0; i < length; i += kPageTokens) step.page_ids.push_back(i / kPageTokens);
+      step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
+    }
+    if (shared > 0 && n_sequences > 1) step.shared_prefixes.push_back({0, draw(2, n_sequences), shared});
+    cuda::RowsPlanOptions options{.n_blocks = draw(1, 132),
+                                  .n_heads = 7,
+                                  .group_heads = {3, 3, 4},
+                                  .max_partial_rows = draw(0, 1) == 0 ? 2000 : 100000};
+    options.min_prefill_rows = draw(0, 1) * 100, options.max_scratch_tokens = 1000;
+    options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
+    cuda::RowsPlan plan;
+    cuda::MakeRowsPlan(step, 2, options, &plan);
+
+    std::vector<std::vector<int>> seen(step.n_rows(), std::vector<int>(2000, 0));  // by page, over all heads
+    std::vector<int> partials;
+    for (const cuda::RowsTasks& tasks : plan.by_width) {
+      if (tasks.tasks.empty()) continue;
+      ASSERT_EQ(options.n_blocks + 1, static_cast<int>(tasks.block_begin.size()));
+      ASSERT_EQ(static_cast<int>(tasks.tasks.size()), tasks.block_begin.back());
+      for (const cuda::RowsTask& task : tasks.tasks) {
+        ASSERT_GT(task.n_pages, 0);
+        ASSERT_LE(task.n_rows, cuda::kMaxBlockRows);
+        for (int row = task.row; row < task.row + task.n_rows; ++row) {
+          for (int page = 0; page < task.n_pages; ++page) {
+            const int index = task.first_token / kPageTokens + page;
+            ASSERT_EQ(index, step.page_ids[task.page_offset + page]);
+            ++seen[row][index];
+          }
+        }
+      }
+    }
+    for (int s = 0; s < n_sequences; ++s) {
+      const int rows = step.row_begin[s + 1] - step.row_begin[s];
+      if (plan.takes[s] == 0) {
+        EXPECT_EQ(1, rows);
+      }
+      for (int row = step.row_begin[s]; row < step.row_begin[s + 1]; ++row) {
+        const bool tiled = std::any_of(plan.tiles.begin(), plan.tiles.end(), [&](const auto& tile) {
+          return tile.row <= row && row < tile.row + tile.n_rows;
+        });
+        for (int page = 0; page * kPageTokens <= step.positions[row]; ++page) {
+          const int heads = plan.takes[s] != 0 && !tiled ? seen[row][page] : 0;
+          if (plan.takes[s] != 0 && !tiled) {
+            ASSERT_TRUE(heads == 3 || heads == 2) << row << " " << page;
+          }
+        }
+      }
+    }
+    for (const cuda::RowsMerge& merge : plan.merges) {
+      for (int run = 0; run < 2; ++run) {
+        for (int i = 0; i < merge.n[run]; ++i) partials.push_back(merge.begin[run] + i * merge.stride[run]);
+      }
+    }
+    std::sort(partials.begin(), partials.end());
+    EXPECT_TRUE(std::adjacent_find(partials.begin(), partials.end()) == partials.end());
+    if (!partials.empty()) {
+      EXPECT_LT(partials.back(), options.max_partial_rows);
+    }
+  }
+}
+
+TEST(CudaPrefill, RaggedStepsMatchTheReference) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const Case& c : kCases) {
+    SCOPED_TRACE(c.name);
+    RunRagged(c, 11);
+  }
+}
+
+TEST(CudaPrefill, LongContextIsSplitAndMerged) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const int rows : {2, 16, 17, 40, 64, 100}) {
+    Harness harness({.name = "split", .h = 6, .d = 64, .rank = 2, .rank_q = 6}, 5);
+    harness.world().AddSequence(2000);
+    harness.Prefill(0, 1900 - rows);
+    harness.Run(harness.world().MakePlan({{0, rows}}));
+  }
+}
+
+TEST(CudaPrefill, RowsOnSharedPagesAttendTogether) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const int n : {4, 16, 33, 70}) {
+    for (const bool norm : {false, true}) {
+      Harness harness({.name = "shared", .h = 13, .d = 64, .rank = 2, .rank_q = 6, .head_norm = norm}, 3);
+      AttentionWorld& world = harness.world();
+      world.AddSequence(20 * 64);
+      harness.Prefill(0, 20 * 64);
+      // A lone sequence in front and one behind: they decode on their own.
+      std::vector<AttentionWorld::Rows> rows;
+      world.AddSequence(90);
+      harness.Prefill(1, 80);
+      rows.push_back({1, 1}), harness.order_.push_back(1);
+      for (int i = 0; i < std::min(n, 60); ++i) {
+        const int s = world.AddSequence(20 * 64 + 70, 0, 20 * 64);
+        if (i % 3 == 1) harness.Prefill(s, 20 * 64 + i);
+        rows.push_back({s, i == 2 && n == 70 ? 9 : 1}), harness.order_.push_back(s);
+      }
+      StepPlan plan = world.MakePlan(rows);
+      plan.shared_prefixes.push_back({1, std::min(n, 60), 20});
+      harness.Run(plan);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace t6::testing
