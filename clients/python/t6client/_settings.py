@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -81,7 +81,7 @@ def channel_options(retry: Retry) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    api_key: str | None
+    api_key: str | None = field(repr=False)  # or a traceback with local variables would show it
     affinity: str | None
     timeout: float | None
 

@@ -10,6 +10,7 @@ from t6client import (
     NO_RETRY,
     SERVICE_CONFIG,
     BadRequestError,
+    Client,
     DeadlineExceededError,
     RateLimitError,
     Retry,
@@ -147,6 +148,12 @@ def test_metadata_must_be_visible_ascii(ask, settings):
         with pytest.raises(ValueError, match=next(iter(settings))) as error:
             ask(server.target, chat, **settings)
         assert server.seen == [] and "two words" not in str(error.value)
+
+
+def test_no_key_in_a_traceback():
+    """Tools that report errors print local variables, and what they hold."""
+    with Client("127.0.0.1:1", api_key="open-sesame") as client:
+        assert "open-sesame" not in repr(client) + repr(vars(client))
 
 
 @pytest.mark.parametrize("wrong", [{"max_attempts": 0}, {"max_attempts": 6}, {"initial_backoff": 0}, {"max_backoff": 0.01}])
