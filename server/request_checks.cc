@@ -9,8 +9,6 @@
 namespace t6::server {
 namespace {
 
-// Longer than any token of the tokenizers in use; runs of spaces are the longest.
-constexpr size_t kMaxBytesPerToken = 256;
 // Below it float logits divided by the temperature overflow, and the draw is the most likely token anyway.
 constexpr float kLeastTemperature = 1e-4f;
 
@@ -44,7 +42,8 @@ Status CheckTokenizer(const ServedModel& model, std::string_view param) {
 
 Status CheckTextLength(size_t bytes, const ServedModel& model, std::string_view param) {
   const int max_context = model.engine->info().max_context;
-  if (bytes / kMaxBytesPerToken <= static_cast<size_t>(max_context)) return absl::OkStatus();
+  if (bytes / model.tokenizer->most_bytes_per_token() <= static_cast<size_t>(max_context))
+    return absl::OkStatus();
   return SetErrorCode(BadField(param, "{} has {} bytes, which cannot fit the model's context of {} tokens",
                                param, bytes, max_context),
                       "context_length_exceeded");

@@ -28,6 +28,7 @@ class HfTokenizer final : public Tokenizer {
   std::string TokenBytes(int32_t id) const override;
   bool IsSpecial(int32_t id) const override { return Has(id, T6_TOKEN_SPECIAL); }
   bool IsByteToken(int32_t id) const override { return Has(id, T6_TOKEN_BYTE); }
+  size_t most_bytes_per_token() const override;
   bool DecodesByBytes() const override { return byte_level_; }
   const SpecialStrings& special_strings() const { return *special_strings_; }
 
@@ -46,6 +47,7 @@ class HfTokenizer final : public Tokenizer {
   std::unique_ptr<SpecialStrings> special_strings_;
   std::optional<int32_t> eos_token_id_;
   bool byte_level_ = false;
+  size_t longest_token_ = 1;  // in bytes
 };
 
 }  // namespace t6

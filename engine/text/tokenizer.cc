@@ -1,5 +1,6 @@
 #include "engine/text/tokenizer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -47,11 +48,21 @@ StatusOr<std::unique_ptr<HfTokenizer>> HfTokenizer::Parse(std::string_view json,
   tokenizer->byte_level_ = description["byte_level"].get<bool>();
   tokenizer->special_strings_ = std::make_unique<SpecialStrings>(
       description["special"].get<std::vector<std::pair<int32_t, std::string>>>());
+  for (int32_t id = 0; id < tokenizer->n_tokens(); ++id) {
+    tokenizer->longest_token_ = std::max(tokenizer->longest_token_, tokenizer->TokenBytes(id).size());
+  }
   if (!eos_token.empty()) {
     const int32_t id = t6_tokenizer_id(handle, Slice(eos_token));
     if (id >= 0) tokenizer->eos_token_id_ = id;
   }
   return tokenizer;
+}
+
+size_t HfTokenizer::most_bytes_per_token() const {
+  // Byte-level tokens together are the text, but for a normaliser before them: NFC makes three bytes one at
+  // most.
+  constexpr size_t kNormalised = 3;
+  return byte_level_ ? kNormalised * longest_token_ : Tokenizer::most_bytes_per_token();
 }
 
 StatusOr<std::vector<int32_t>> HfTokenizer::Encode(std::string_view text, bool add_special_tokens) const {

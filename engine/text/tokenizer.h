@@ -38,6 +38,8 @@ class Tokenizer {
   // What a StreamDecoder must know. "<0x41>" of a byte-fallback vocabulary: decoded together with its
   // neighbours.
   virtual bool IsByteToken(int32_t id) const { return false; }
+  // A text with more bytes than this for each token of a context cannot fit it, whatever it says.
+  virtual size_t most_bytes_per_token() const { return 256; }  // a guess for vocabularies that swallow text
   // The text of ids is the UTF-8 of their TokenBytes, one after the other.
   virtual bool DecodesByBytes() const { return false; }
 };

@@ -272,8 +272,14 @@ TEST_F(HandlersTest, TooLongIsRefusedWithBothNumbers) {
   status = Complete(TokenRequest(std::vector<int32_t>(2048, 10))).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("2048 tokens"));
   EXPECT_EQ(GetErrorParam(status), "prompt");
-  EXPECT_EQ(GetErrorCode(Complete(TextRequest(std::string(5 << 20, ' '))).status()),
-            "context_length_exceeded");
+  // What cannot fit whatever it says is not tokenised at all; what is shorter is, and counted.
+  const size_t most = 2048 * RealTokenizer().most_bytes_per_token();
+  const Status plain = Complete(TextRequest(std::string(most + 1000, 'x'))).status();
+  EXPECT_THAT(std::string(plain.message()), HasSubstr("bytes, which cannot fit"));
+  EXPECT_EQ(GetErrorCode(plain), "context_length_exceeded");
+  const Status counted = Complete(TextRequest(std::string(most - 1000, 'x'))).status();
+  EXPECT_THAT(std::string(counted.message()), HasSubstr("tokens"));
+  EXPECT_EQ(GetErrorCode(counted), "context_length_exceeded");
 }
 
 // One bad field at a time: the field, and the value in the message.

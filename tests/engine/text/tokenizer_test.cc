@@ -129,6 +129,23 @@ TEST(Tokenizer, LongTextsOfOneKindAreEncodedWhole) {
   }
 }
 
+TEST(Tokenizer, NoTextHasMoreBytesForATokenThanItSays) {
+  EXPECT_EQ(LoadTokenizer("shipped")->most_bytes_per_token(), 3 * 16u);
+  EXPECT_EQ(LoadTokenizer("unigram")->most_bytes_per_token(), 256u) << "its tokens are not bytes";
+  for (const std::string& name : kTokenizers) {
+    const auto tokenizer = LoadTokenizer(name);
+    if (!tokenizer->DecodesByBytes()) continue;  // one token may stand for a whole unknown text
+    // Runs and long words, and what a normaliser shortens: a letter with three marks, Hangul in its parts.
+    for (const char* piece : {" ", "\n", "=", "-", " the", " international",
+                              "\xCE\xB1\xCC\x93\xCC\x81\xCD\x85", "\xE1\x84\x92\xE1\x85\xA1\xE1\x86\xAB"}) {
+      std::string text;
+      while (text.size() < 20'000) text += piece;
+      const size_t n_tokens = tokenizer->Encode(text, false)->size();
+      EXPECT_LE(text.size(), n_tokens * tokenizer->most_bytes_per_token()) << name << " '" << piece << "'";
+    }
+  }
+}
+
 TEST(Tokenizer, LoadSaysWhatIsWrongWithTheFiles) {
   const auto load = [](std::initializer_list<std::pair<std::string, std::string>> files) {
     const TempFolder folder(files);
