@@ -62,6 +62,7 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
   // frees, but nothing over a wait's loop.
   const auto next_stage = [&]() -> uint32_t {
     ptx::BarrierWait(shared.Full(at.stage), at.parity);
+    __syncwarp();  // lane 0 speaks for what all of them have read
     if (release >= 0 && lane == 0) ptx::BarrierArrive(shared.Empty(release));
     release = at.stage;
     const uint32_t stage = shared.ring_address + at.stage * p.stage_bytes;
