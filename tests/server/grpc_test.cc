@@ -469,7 +469,7 @@ TEST_F(GrpcTest, APortInUseIsSaid) {
               testing::AllOf(HasSubstr(same.address.ToString()), HasSubstr("Address already in use")));
 }
 
-TEST_F(GrpcTest, WithKeysEveryServiceButHealthNeedsOneAndTheTenantReachesTheEngine) {
+TEST_F(GrpcTest, WithKeysEveryMethodButHealthsNeedsOneAndTheTenantReachesTheEngine) {
   const std::string path = testing::TempDir() + "/t6d-grpc-keys-" + std::to_string(getpid());
   // printf %s alpha | sha256sum
   std::ofstream(path) << "acme sha256:8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8\n";
@@ -497,17 +497,35 @@ TEST_F(GrpcTest, WithKeysEveryServiceButHealthNeedsOneAndTheTenantReachesTheEngi
   EXPECT_EQ(world_.engine.WaitForSubmit(0).request.tenant, TenantPageKey("acme"));
   EXPECT_EQ(world_.WaitForRecord(0).tenant, "acme");
 
-  grpc::ClientContext stream_context, models_context, health_context;
-  v1::CompletionChunk chunk;
-  auto reader = v1::Completions::NewStub(channel_)->StreamCompletion(&stream_context, Ask("x", 1));
-  EXPECT_FALSE(reader->Read(&chunk));
-  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAUTHENTICATED);
-  v1::ListModelsResponse models;
-  EXPECT_EQ(v1::Models::NewStub(channel_)->List(&models_context, {}, &models).error_code(),
-            grpc::StatusCode::UNAUTHENTICATED);
+  const auto chat = v1::Chat::NewStub(channel_);
+  const auto completions = v1::Completions::NewStub(channel_);
+  const auto models = v1::Models::NewStub(channel_);
+  const auto tokenizer = v1::Tokenizer::NewStub(channel_);
+  const auto unary = [](auto& stub, auto method, auto request, auto response) {
+    grpc::ClientContext context;
+    return ((*stub).*method)(&context, request, &response).error_code();
+  };
+  const auto stream = [](auto& stub, const auto& request, auto chunk) {
+    grpc::ClientContext context;
+    const auto reader = stub->StreamCompletion(&context, request);
+    EXPECT_FALSE(reader->Read(&chunk));
+    return reader->Finish().error_code();
+  };
+  const grpc::StatusCode without_key[] = {
+      stream(completions, Ask("x", 1), v1::CompletionChunk()),
+      stream(chat, v1::ChatCompletionRequest(), v1::ChatCompletionChunk()),
+      unary(chat, &v1::Chat::Stub::CreateCompletion, v1::ChatCompletionRequest(),
+            v1::ChatCompletionResponse()),
+      unary(models, &v1::Models::Stub::List, v1::ListModelsRequest(), v1::ListModelsResponse()),
+      unary(models, &v1::Models::Stub::Get, v1::GetModelRequest(), v1::Model()),
+      unary(tokenizer, &v1::Tokenizer::Stub::Tokenize, v1::TokenizeRequest(), v1::TokenizeResponse()),
+      unary(tokenizer, &v1::Tokenizer::Stub::Detokenize, v1::DetokenizeRequest(), v1::DetokenizeResponse()),
+  };
+  EXPECT_THAT(without_key, testing::Each(grpc::StatusCode::UNAUTHENTICATED));
+  grpc::ClientContext health_context;
   HealthCheckResponse health;
   EXPECT_TRUE(grpc::health::v1::Health::NewStub(channel_)->Check(&health_context, {}, &health).ok());
-  EXPECT_EQ(refused, 4);
+  EXPECT_EQ(refused, 9);
 }
 
 }  // namespace
