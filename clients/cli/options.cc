@@ -77,9 +77,10 @@ ParseResult Parse(const std::vector<std::string>& arguments) {
   if (arguments.empty()) return {{}, "what to do? One of: ask, chat, models, health, bench, key"};
   for (const std::string& argument : arguments) {
     if (argument == "--") break;
-    if (argument == "--help" || argument == "-h" || argument == "help") options.help = true;
+    if (argument == "--help" || argument == "-h") options.help = true;
   }
   options.command = arguments[0];
+  if (options.command == "help") options.help = true;
   if (std::find(kCommands.begin(), kCommands.end(), options.command) == kCommands.end()) {
     if (!options.help) {
       result.error =

@@ -95,6 +95,10 @@ def test_help():
     for arguments in (["--help"], ["ask", "--help"], ["chat", "-h"], ["models", "--help"], ["health", "--help"]):
         got = subprocess.run([BIN / "t6", *arguments], capture_output=True, text=True, timeout=60)
         assert got.returncode == 0 and got.stdout.startswith("usage: t6 ") and got.stderr == ""
+    assert subprocess.run([BIN / "t6", "help"], capture_output=True, timeout=60).returncode == 0
+    # After a command the word is a question like any other.
+    asked = subprocess.run([BIN / "t6", "ask", "--server", "127.0.0.1:1", "help"], capture_output=True, text=True, timeout=60)
+    assert asked.returncode == 3 and asked.stdout == ""
 
 
 def test_interrupt_cancels_the_stream(daemon):
