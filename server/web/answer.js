@@ -46,7 +46,9 @@ export class AnswerView {
     return `${count(cached)} tokens cached, ${count(this.usage.prompt_tokens - cached)} computed, first token after ${time(this.first ?? this.total ?? 0)}`;
   }
 
+  // Once, whoever says it first: fail() or the one that asked.
   end() {
+    if (!this.body.hasAttribute("aria-busy")) return;
     this.body.removeAttribute("aria-busy");
     if (this.text === "" && !this.failed) this.body.append(element("span", "soft", "(an empty answer)"));
     if (this.usage) this.element.append(this.#facts());

@@ -121,6 +121,17 @@ def test_html_from_the_server_stays_text(page):
     assert page.js("document.querySelectorAll('main img, main script, main b').length") == 0
 
 
+def test_an_answer_that_breaks_off_after_its_usage_shows_it_once(page):
+    page.js("""(() => { const real = window.fetch; window.fetch = (path, options) => {
+        if (!String(path).includes('chat')) return real(path, options);
+        const usage = JSON.stringify({choices: [], usage: {prompt_tokens: 3, completion_tokens: 2}});
+        return Promise.resolve(new Response(`data: ${usage}\\n\\n`)); }; })()""")
+    paste(page, "#question", "Who?")
+    page.press("Enter")
+    page.wait("document.querySelector('.failure') !== null && !document.getElementById('send').hidden")
+    assert page.js("document.querySelectorAll('.facts').length") == 1
+
+
 def test_a_document_of_100_kilobytes(page):
     text = "".join(f"Room {i} of the archive holds {i * 7} letters & <maps>. " for i in range(2100))
     assert len(text.encode()) > 100_000
