@@ -85,7 +85,7 @@ struct Daemon::Impl {
   std::unique_ptr<ChatHandler> chat;
   std::unique_ptr<CompletionHandler> completion;
   std::unique_ptr<InfoHandler> info;
-  std::unique_ptr<ApiKeys> keys;
+  std::unique_ptr<ApiKeys> keys;  // set once, under `mutex`: a signal may ask for a reload meanwhile
   Handlers handlers;
   std::unique_ptr<HttpApi> app;
   std::unique_ptr<AdminApi> admin_app;
@@ -106,6 +106,7 @@ Status Daemon::Impl::LoadKeys() {
   const auto count = [this](std::string_view transport) {
     metrics.CountRequest(transport, absl::StatusCode::kUnauthenticated);
   };
+  absl::MutexLock lock(&mutex);
   T6_ASSIGN_OR_RETURN(keys, ApiKeys::Load(config.api_key_file, count));
   handlers.keys = keys.get();
   spdlog::info("{} API keys from {}", keys->size(), config.api_key_file);
@@ -270,10 +271,16 @@ void Daemon::RequestStop(bool skip_grace) {
 }
 
 Status Daemon::ReloadKeys() {
-  if (impl_->keys == nullptr)
+  if (impl_->config.api_key_file.empty())
     return Status(absl::StatusCode::kFailedPrecondition, "there is no --api-key-file");
-  T6_RETURN_IF_ERROR(impl_->keys->Reload());
-  spdlog::info("{} API keys from {}", impl_->keys->size(), impl_->config.api_key_file);
+  ApiKeys* keys = nullptr;
+  {
+    absl::MutexLock lock(&impl_->mutex);
+    keys = impl_->keys.get();
+  }
+  if (keys == nullptr) return absl::OkStatus();  // they have yet to be read
+  T6_RETURN_IF_ERROR(keys->Reload());
+  spdlog::info("{} API keys from {}", keys->size(), impl_->config.api_key_file);
   return absl::OkStatus();
 }
 

@@ -30,7 +30,8 @@ class Daemon final : public Admin {
   // Thread-safe, not for signal handlers.
   void RequestStop(bool skip_grace);
 
-  // Reads --api-key-file again; an error leaves the keys as they were. Thread-safe.
+  // Reads --api-key-file again, while the model loads too; an error leaves the keys as they were.
+  // Thread-safe.
   Status ReloadKeys();
 
   int http_port() const;

@@ -58,7 +58,6 @@ class SignalWatch {
   }
 
   void ReloadKeys() {
-    if (daemon_->state() == ServingState::kStarting) return;  // they have just been read
     if (const Status reloaded = daemon_->ReloadKeys(); !reloaded.ok())
       spdlog::error("SIGHUP: {}; the keys stay as they were", MessageOf(reloaded));
   }

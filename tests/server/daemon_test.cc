@@ -38,13 +38,14 @@ struct Answer {
   std::string body;
 };
 
-Answer Get(int port, const std::string& path) {
+Answer Get(int port, const std::string& path, const std::string& authorization = "") {
   namespace http = boost::beast::http;
   boost::asio::io_context io;
   boost::asio::ip::tcp::socket socket(io);
   socket.connect({boost::asio::ip::make_address("127.0.0.1"), static_cast<uint16_t>(port)});
   http::request<http::empty_body> request(http::verb::get, path, 11);
   request.set(http::field::host, "localhost");
+  if (!authorization.empty()) request.set(http::field::authorization, authorization);
   request.keep_alive(false);
   http::write(socket, request);
   boost::beast::flat_buffer buffer;
@@ -267,6 +268,27 @@ TEST_F(DaemonTest, KeysAreCheckedCountedAndReadAgain) {
   std::filesystem::remove(config.api_key_file);
   EXPECT_THAT(std::string(daemon_->ReloadKeys().message()), HasSubstr(config.api_key_file));
   EXPECT_EQ(Get(daemon_->http_port(), "/v1/models").status, 401);
+}
+
+// Loading may take minutes, and a key that is taken away meanwhile must not live on.
+TEST_F(DaemonTest, KeysAreReadAgainWhileTheModelLoads) {
+  ServerConfig config = TestConfig();
+  config.api_key_file = testing::TempDir() + "/t6d-daemon-test-late-keys-" + std::to_string(getpid());
+  const auto write = [&](const char* digest) {
+    std::ofstream(config.api_key_file, std::ios::trunc) << "acme sha256:" << digest << "\n";
+  };
+  // printf %s alpha | sha256sum, and of beta
+  write("8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8");
+  before_load_ = [&] {
+    write("f44e64e75f3948e9f73f8dfa94721c4ce8cbb4f265c4790c702b2d41cfbf2753");
+    EXPECT_TRUE(daemon_->ReloadKeys().ok());
+  };
+  Make(config);
+  EXPECT_TRUE(daemon_->ReloadKeys().ok()) << "before the first reading there is nothing to do";
+  ASSERT_TRUE(daemon_->Start().ok());
+  EXPECT_EQ(Get(daemon_->http_port(), "/v1/models", "Bearer alpha").status, 401);
+  EXPECT_EQ(Get(daemon_->http_port(), "/v1/models", "Bearer beta").status, 200);
+  std::filesystem::remove(config.api_key_file);
 }
 
 TEST_F(DaemonTest, ThePortFileTellsThePorts) {
