@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -90,6 +91,7 @@ struct Daemon::Impl {
   std::unique_ptr<HttpApi> app;
   std::unique_ptr<AdminApi> admin_app;
   Executor executor{kExecutorThreads};
+  std::optional<Executor> admin_executor;  // probes are answered while handlers keep `executor` busy
   std::unique_ptr<Engine> engine;
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<HttpServer> admin;  // none: over `http`
@@ -129,7 +131,8 @@ Status Daemon::Impl::Listen(Daemon* daemon) {
     HttpConfig admin_config = config.http;
     admin_config.address = *config.admin;
     admin_app = std::make_unique<AdminApi>(*daemon);
-    T6_ASSIGN_OR_RETURN(admin, HttpServer::Start(executor.io(), admin_config, admin_app.get()));
+    admin_executor.emplace(1);
+    T6_ASSIGN_OR_RETURN(admin, HttpServer::Start(admin_executor->io(), admin_config, admin_app.get()));
     listening("admin", *config.admin, admin->port());
   }
   return config.port_file.empty() ? absl::OkStatus() : WritePortFile(config.port_file, ports);
@@ -209,6 +212,7 @@ void Daemon::Impl::Stop(absl::Time deadline) {
   http = nullptr;
   admin = nullptr;
   executor.Stop();
+  if (admin_executor.has_value()) admin_executor->Stop();
   slot.Set(nullptr);
   engine = nullptr;
 }

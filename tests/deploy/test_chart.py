@@ -209,6 +209,13 @@ def test_a_pod_has_time_to_drain(shape, tmp_path):
     assert readiness["periodSeconds"] * readiness["failureThreshold"] <= pre_stop + flag["drain-grace"]
 
 
+def test_a_busy_pod_is_not_restarted(tmp_path):
+    """Handlers may keep the HTTP port waiting; the port for health has a thread of its own."""
+    for enabled, port in ((True, "admin"), (False, "http")):
+        pod = container(rendered({"ports": {"adminEnabled": enabled}}, tmp_path))
+        assert pod["livenessProbe"]["httpGet"] == {"path": "/livez", "port": port}
+
+
 def test_older_clusters_sleep_in_the_container(tmp_path):
     hook = container(rendered({}, tmp_path, "1.29"))["lifecycle"]["preStop"]
     assert hook == {"exec": {"command": ["sleep", "5"]}}

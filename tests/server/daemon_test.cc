@@ -10,6 +10,7 @@
 #include <boost/beast/http.hpp>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -251,6 +252,32 @@ TEST_F(DaemonTest, HealthAndMetricsCanHaveAPortOfTheirOwn) {
   EXPECT_EQ(Get(admin, "/readyz").status, 503) << "it answers as long as anything runs";
   submitted.events->Push(Finished(FinishReason::kStop));
   ASSERT_TRUE(Ended());
+}
+
+TEST_F(DaemonTest, ThePortForHealthAnswersWhileEveryHandlerIsBusy) {
+  ServerConfig config = TestConfig();
+  config.admin = ListenAddress{"127.0.0.1", 0};
+  Make(config);
+  ASSERT_TRUE(daemon_->Start().ok());
+  absl::Notification go_on;
+  engine_->on_submit = [&](const Submitted& s) {
+    go_on.WaitForNotification();
+    s.events->Push(Finished(FinishReason::kStop));
+  };
+  // More than the daemon has threads for.
+  std::vector<std::unique_ptr<Stream>> streams(8);
+  for (auto& stream : streams) stream = Open();
+  engine_->WaitForSubmit(1);
+  auto probe = std::async(std::launch::async, [&] { return Get(daemon_->admin_port(), "/livez").status; });
+  EXPECT_EQ(probe.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  go_on.Notify();
+  EXPECT_EQ(probe.get(), 200);
+  v1::CompletionChunk chunk;
+  for (auto& stream : streams) {
+    while (stream->reader->Read(&chunk)) {
+    }
+    EXPECT_TRUE(stream->reader->Finish().ok());
+  }
 }
 
 TEST_F(DaemonTest, KeysAreCheckedCountedAndReadAgain) {
