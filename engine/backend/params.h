@@ -51,8 +51,7 @@ struct ProjectParams {
   Epilogue epilogue = Epilogue::kStore;
   void* out = nullptr;  // [n_rows, n], or [n_rows, n / 2] for kSwiGlu, of out_dtype
   DType out_dtype = DType::kF32;
-  int out_stride = 0;                         // elements between rows; 0: as wide as a row
-  const PackedMatrix* next_weight = nullptr;  // the product's that follows: a device may fetch it ahead
+  int out_stride = 0;  // elements between rows; 0: as wide as a row
 };
 
 struct EmbedParams {

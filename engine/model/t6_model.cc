@@ -136,15 +136,13 @@ Status T6Model::Forward(const StepPlan& plan, FactorCache& cache) {
   T6_RETURN_IF_ERROR(cache.CopyAndClear());
   T6_RETURN_IF_ERROR(backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
   for (int i = 0; i < spec_.n_layers; ++i) {
-    const PackedMatrix* next = i + 1 < spec_.n_layers ? layers_[i + 1].qkv.get() : head_.get();
-    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i), next));
+    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i)));
   }
   return plan.n_outputs() > 0 ? Logits(plan) : Status();
 }
 
 // x += attn(norm(x)); x += mlp(norm(x)).
-Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages,
-                             const PackedMatrix* next) {
+Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages) {
   const RmsNorm norm{.enabled = true, .eps = spec_.norm_eps};
   const int rows = plan.n_rows();
   float* x = x_->as<float>();
@@ -160,8 +158,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .norm = norm,
                                         .weight = layer.qkv.get(),
                                         .epilogue = Epilogue::kStore,
-                                        .out = qkv,
-                                        .next_weight = layer.attn_out.get()}));
+                                        .out = qkv}));
   T6_RETURN_IF_ERROR(
       backend_->StoreFactors({.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages}));
   T6_RETURN_IF_ERROR(
@@ -179,8 +176,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .norm = {},
                                         .weight = layer.attn_out.get(),
                                         .epilogue = Epilogue::kAdd,
-                                        .out = x,
-                                        .next_weight = layer.gate_up.get()}));
+                                        .out = x}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = x,
                                         .n_rows = rows,
                                         .norm = norm,
@@ -188,8 +184,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .epilogue = Epilogue::kSwiGlu,
                                         .out = hidden,
                                         .out_dtype = activation_dtype_,
-                                        .out_stride = mlp_stride,
-                                        .next_weight = layer.mlp_out.get()}));
+                                        .out_stride = mlp_stride}));
   return backend_->Project({.in = hidden,
                             .in_dtype = activation_dtype_,
                             .in_stride = mlp_stride,
@@ -197,8 +192,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                             .norm = {},
                             .weight = layer.mlp_out.get(),
                             .epilogue = Epilogue::kAdd,
-                            .out = x,
-                            .next_weight = next});
+                            .out = x});
 }
 
 Status T6Model::Logits(const StepPlan& plan) {

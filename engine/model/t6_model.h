@@ -50,9 +50,7 @@ class T6Model {
   Status LoadLayer(const TensorSource& tensors, DType compute, int index);
   Status LoadRope(int max_context);
   Status AllocateActivations(const StepLimits& limits, DType compute);
-  // `next`: the weight that the layer's last product is followed by.
-  Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages,
-                      const PackedMatrix* next);
+  Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages);
   Status Logits(const StepPlan& plan);
 
   Backend* backend_;

@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests: the real t6d on free ports, and stubs generated from proto/.
 
-T6_BIN names the folder with t6d, t6 and t6-checkpoint; default build/release/bin.
+T6_BIN names the folder with t6d, t6 and t6-checkpoint; default build/release/bin. T6_DEVICE is every daemon's --device;
+default cpu.
 """
 
 import importlib
@@ -23,6 +24,7 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 from t6_daemon import Daemon  # noqa: E402
 
 BIN = pathlib.Path(os.environ.get("T6_BIN", ROOT / "build/release/bin"))
+DEVICE = os.environ.get("T6_DEVICE", "cpu")
 MODEL = ROOT / "models/t6-docqa-14m"
 GOLDENS = ROOT / "tests/goldens"
 SHARED = ROOT.parent / "shared"  # more cases, where this checkout has them beside it
@@ -46,6 +48,10 @@ class TestDaemon(Daemon):
     def __init__(self, model=MODEL, *flags, binary=BIN / "t6d", **ports):
         if "--drain-grace" not in flags:
             flags += ("--drain-grace", "0s")
+        if "--device" not in flags:
+            flags += ("--device", DEVICE)
+        if DEVICE == "cuda" and "--cache-bytes" not in flags:
+            flags += ("--cache-bytes", "1GiB")  # several daemons share the GPU
         super().__init__(binary, model, *flags, **ports)
 
     @property

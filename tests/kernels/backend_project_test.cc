@@ -142,7 +142,6 @@ TEST_P(BackendProjectTest, ALayerAndTheHeadMatchFloat64) {
   ASSERT_TRUE(on_->Embed({on_.Put(table), DType::kF32, width, x}).ok());
   std::vector<float> stream = on_.Get(x, static_cast<size_t>(n_rows) * width);
   ProjectParams p{.in = x, .n_rows = n_rows, .norm = norm, .weight = qkv.get(), .out = projected};
-  p.next_weight = out.get();
   ASSERT_TRUE(on_->Project(p).ok());
   const auto check = [&](const std::vector<float>& got, const std::vector<float>& in,
                          const std::vector<float>& w, int k, int n, bool normed,
@@ -170,14 +169,14 @@ TEST_P(BackendProjectTest, ALayerAndTheHeadMatchFloat64) {
                   .ok());
   p = ProjectParams();
   p.in = hidden, p.in_dtype = activation, p.n_rows = n_rows, p.weight = out.get(), p.out = x;
-  p.epilogue = Epilogue::kAdd, p.next_weight = gate_up.get();
+  p.epilogue = Epilogue::kAdd;
   ASSERT_TRUE(on_->Project(p).ok());
   std::vector<float> after = on_.Get(x, stream.size());
   check(after, attention, out_w, shape.attention_width, width, false, &stream);
   stream = after;
 
   p = {.in = x, .n_rows = n_rows, .norm = norm, .weight = gate_up.get(), .epilogue = Epilogue::kSwiGlu};
-  p.out = hidden, p.out_dtype = activation, p.out_stride = mlp_stride, p.next_weight = mlp.get();
+  p.out = hidden, p.out_dtype = activation, p.out_stride = mlp_stride;
   ASSERT_TRUE(on_->Project(p).ok());
   const std::vector<float> swiglu = Rows(hidden, activation, n_rows, shape.mlp_width, mlp_stride);
   for (int r = 0; r < n_rows; ++r) {
@@ -197,7 +196,7 @@ TEST_P(BackendProjectTest, ALayerAndTheHeadMatchFloat64) {
 
   p = ProjectParams();
   p.in = hidden, p.in_dtype = activation, p.in_stride = mlp_stride, p.n_rows = n_rows, p.weight = mlp.get();
-  p.epilogue = Epilogue::kAdd, p.out = x, p.next_weight = head.get();
+  p.epilogue = Epilogue::kAdd, p.out = x;
   ASSERT_TRUE(on_->Project(p).ok());
   after = on_.Get(x, stream.size());
   check(after, swiglu, mlp_w, shape.mlp_width, width, false, &stream);

@@ -84,6 +84,15 @@ TEST_P(BackendTest, EmbedsTokensOfThePlanAndOfTheStepBefore) {
   }
 }
 
+TEST_P(BackendTest, AShapeWithoutKernelIsRefusedAtLoad) {
+  if (GetParam() == "cpu") GTEST_SKIP() << "takes every shape";
+  AttentionSpec spec = SmallSpec();
+  spec.head_dim = 512;
+  const Status status = on_->Reserve(kLimits, spec, {.width = 32, .mlp_width = 40, .vocab = 50});
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << status;
+  EXPECT_NE(status.message().find("512"), absl::string_view::npos) << status;
+}
+
 TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
   const AttentionSpec spec = SmallSpec();
   ASSERT_TRUE(on_->Reserve(kLimits, spec, {.width = 32, .mlp_width = 40, .vocab = 50}).ok());

@@ -164,6 +164,7 @@ class CudaBackend final : public Backend {
   DeviceInfo info_;
   std::unique_ptr<cuda::Gemm> gemm_;
   std::unique_ptr<cuda::TpaAttention> attention_;
+  const cuda::AttentionPath* general_attention_ = nullptr;  // attention's own: takes what the device takes
   std::unique_ptr<cuda::StepGraphs> graphs_;
   StepLimits limits_;
   DeviceMemory arrays_, results_, sampled_;
@@ -188,6 +189,7 @@ StatusOr<std::unique_ptr<Backend>> CudaBackend::Make() {
   options.stream = stream;
   T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
   options.general = cuda::MakeSimpleAttention();
+  backend->general_attention_ = options.general.get();
   T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
   backend->graphs_ = std::make_unique<cuda::StepGraphs>(stream);
   for (Slot& slot : backend->slots_) {
@@ -250,6 +252,8 @@ size_t CudaBackend::WorkspaceBytes(const StepLimits& limits, const AttentionSpec
 }
 
 Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
+  // At load, not at the first step.
+  T6_RETURN_IF_ERROR(general_attention_->Supports(spec, sizes.compute));
   limits_ = limits;
   graphs_ = std::make_unique<cuda::StepGraphs>(stream_.get());
   T6_RETURN_IF_ERROR(gemm_->Reserve(limits, spec, sizes));

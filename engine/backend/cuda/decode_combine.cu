@@ -1,4 +1,5 @@
 #include "engine/backend/cuda/decode_combine.h"
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 
 namespace t6::cuda {
@@ -141,7 +142,8 @@ cudaError_t LaunchDecodeCombine(const DecodeCall& call, cudaStream_t stream) {
   const void* kernel = shape.head_dim == 32   ? CombineKernel<32>(n_threads)
                        : shape.head_dim == 64 ? CombineKernel<64>(n_threads)
                                               : CombineKernel<128>(n_threads);
-  return cudaLaunchKernelExC(&launch, kernel, arguments);
+  const cudaError_t error = PreferShared(kernel);
+  return error != cudaSuccess ? error : cudaLaunchKernelExC(&launch, kernel, arguments);
 }
 
 }  // namespace t6::cuda

@@ -11,9 +11,6 @@
 namespace t6::cuda {
 namespace {
 
-// Of the weights that follow, what is fetched ahead: as much as comes in while a boundary between kernels, or
-// attention over short contexts, leaves the memory idle, and no more than the L2 cache keeps.
-constexpr size_t kFetchAhead = size_t{16} << 20;
 constexpr int kSmallestTunedRows = 32;
 
 int LargestK(const AttentionSpec& spec, const ModelSizes& sizes) {
@@ -29,7 +26,8 @@ size_t GateUpBytes(const StepLimits& limits, const ModelSizes& sizes) {
 size_t StatRowBytes(const ModelSizes& sizes) {
   return static_cast<size_t>(kMaxSkinnyRows) * RoundUp64(sizes.width) * SizeOf(DType::kBF16);
 }
-int StatPieces(const ModelSizes& sizes) { return (sizes.width + kSkinnyColumns - 1) / kSkinnyColumns; }
+// No less than SkinnyPieces on any GPU.
+int MostPieces(const ModelSizes& sizes) { return sizes.width; }
 
 }  // namespace
 
@@ -69,7 +67,7 @@ StatusOr<std::unique_ptr<PackedMatrix>> Gemm::Pack(const std::vector<TensorView>
 
 size_t Gemm::WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
   return PreparedBytes(limits, spec, sizes) + GateUpBytes(limits, sizes) + StatRowBytes(sizes) +
-         static_cast<size_t>(kMaxSkinnyRows) * StatPieces(sizes) * sizeof(float) + Matmul::kWorkspaceBytes;
+         static_cast<size_t>(kMaxSkinnyRows) * MostPieces(sizes) * sizeof(float) + Matmul::kWorkspaceBytes;
 }
 
 Status Gemm::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
@@ -83,8 +81,9 @@ Status Gemm::Reserve(const StepLimits& limits, const AttentionSpec& spec, const 
   T6_RETURN_IF_ERROR(stat_rows_.Allocate(StatRowBytes(sizes)));
   T6_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(stat_rows_.as<void>(), 0, StatRowBytes(sizes), stream_));
   T6_RETURN_IF_ERROR(
-      stat_squares_.Allocate(static_cast<size_t>(kMaxSkinnyRows) * StatPieces(sizes) * sizeof(float)));
-  stats_ = {stat_rows_.as<void>(), RoundUp64(sizes.width), stat_squares_.as<float>(), StatPieces(sizes)};
+      stat_squares_.Allocate(static_cast<size_t>(kMaxSkinnyRows) * MostPieces(sizes) * sizeof(float)));
+  stats_ = {stat_rows_.as<void>(), RoundUp64(sizes.width), stat_squares_.as<float>(),
+            SkinnyPieces(sizes.width, n_sms_)};
   stats_of_ = nullptr;
   return Tune(limits);
 }
@@ -182,10 +181,6 @@ Status Gemm::ProjectSkinny(const ProjectParams& p, const PackedWeights& w, int n
   if (p.epilogue == Epilogue::kAdd) {
     call.stats = stats_;
     stats_of_ = static_cast<const float*>(p.out);
-  }
-  if (p.next_weight != nullptr) {
-    const auto& next = static_cast<const PackedWeights&>(*p.next_weight);
-    call.next_weight = next.data(), call.next_bytes = std::min(next.bytes(), kFetchAhead);
   }
   T6_RETURN_IF_CUDA_ERROR(LaunchSkinny(call, n_sms_, stream_));
   return absl::OkStatus();

@@ -9,15 +9,25 @@
 
 namespace t6::cuda {
 
+// Kernels that want a multiprocessor's memory divided otherwise do not run on it side by side: all kernels of
+// a step ask for the most that can be shared.
+inline cudaError_t PreferShared(const void* kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared);
+}
+
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, int n_threads, cudaStream_t stream,
-                             Arguments&&... arguments) {
+cudaError_t LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, int n_threads, int shared_bytes,
+                             cudaStream_t stream, Arguments&&... arguments) {
+  const cudaError_t error = PreferShared(reinterpret_cast<const void*>(kernel));
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
   launch.gridDim = grid;
   launch.blockDim = dim3(n_threads);
+  launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
   launch.attrs = &overlap;
   launch.numAttrs = 1;

@@ -194,7 +194,7 @@ int Blocks(int64_t items, int each) { return static_cast<int>((items + each - 1)
 
 cudaError_t LaunchEmbed(const EmbedCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  return LaunchOverlapped(&Embed, dim3(call.n_rows), kThreads, stream, call);
+  return LaunchOverlapped(&Embed, dim3(call.n_rows), kThreads, 0, stream, call);
 }
 
 cudaError_t LaunchNormRows(const NormRowsCall& call, cudaStream_t stream) {
@@ -207,16 +207,16 @@ cudaError_t LaunchNormRows(const NormRowsCall& call, cudaStream_t stream) {
   const dim3 grid(many ? Blocks(call.n_rows, kThreads / 32) : call.n_rows);
   const auto kernel = many ? (vectors ? &NormRows<32, 4> : &NormRows<32, 1>)
                            : (vectors ? &NormRows<kThreads, 4> : &NormRows<kThreads, 1>);
-  return LaunchOverlapped(kernel, grid, kThreads, stream, call);
+  return LaunchOverlapped(kernel, grid, kThreads, 0, stream, call);
 }
 
 cudaError_t LaunchSwiGlu(const SwiGluCall& call, cudaStream_t stream) {
   const int64_t numbers = static_cast<int64_t>(call.n_rows) * call.width;
   if (numbers == 0) return cudaSuccess;
   if (call.dtype == DType::kBF16) {
-    return LaunchOverlapped(&SwiGluBf16, dim3(Blocks(numbers / 8, kThreads)), kThreads, stream, call);
+    return LaunchOverlapped(&SwiGluBf16, dim3(Blocks(numbers / 8, kThreads)), kThreads, 0, stream, call);
   }
-  return LaunchOverlapped(&SwiGluF32, dim3(Blocks(numbers, kThreads)), kThreads, stream, call);
+  return LaunchOverlapped(&SwiGluF32, dim3(Blocks(numbers, kThreads)), kThreads, 0, stream, call);
 }
 
 cudaError_t LaunchCopyPages(const CopyPagesCall& call, cudaStream_t stream) {

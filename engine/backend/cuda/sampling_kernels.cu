@@ -303,7 +303,7 @@ __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ Sampl
 
 cudaError_t LaunchSample(const SampleCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  return LaunchOverlapped(&Sample, dim3(call.n_rows), kThreads, stream, call);
+  return LaunchOverlapped(&Sample, dim3(call.n_rows), kThreads, 0, stream, call);
 }
 
 }  // namespace t6::cuda

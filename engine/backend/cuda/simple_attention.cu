@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kThreads) SimpleAttention(const __grid_constan
 cudaError_t LaunchSimpleAttention(const SimpleAttentionCall& call, cudaStream_t stream) {
   if (call.row_capacity == 0) return cudaSuccess;
   const auto kernel = call.pages_are_f32 ? &SimpleAttention<float> : &SimpleAttention<__nv_bfloat16>;
-  return LaunchOverlapped(kernel, dim3(call.row_capacity, call.n_heads), kThreads, stream, call);
+  return LaunchOverlapped(kernel, dim3(call.row_capacity, call.n_heads), kThreads, 0, stream, call);
 }
 
 }  // namespace t6::cuda

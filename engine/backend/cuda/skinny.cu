@@ -7,18 +7,15 @@
 namespace t6::cuda {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32;
+constexpr int kWarps = 12;  // that multiply; beside them a warp that asks for weights, and some that write
 constexpr int kChunk = 32;  // of k: 16 bytes of each of four lanes
-constexpr int kLoadsInFlight = 8;
-constexpr uint32_t kPrefetchPiece = 2048;
+constexpr int kTile = 8;    // weight rows of a stage: the columns of one product
+constexpr int kWarpChunks = 5;    // of a stage, at most
+constexpr int kStageChunks = 53;  // at most, below kWarps * kWarpChunks: three stages are half an SM's memory
+constexpr int kStages = 3;
+constexpr int kWriterBarrier = 1;
+constexpr int kPieces = 5;  // of a row's squares, asked for at once by each lane
 
-__device__ uint4 LoadWeights(const void* p) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(p));
-  return x;
-}
 // Written by kernels that may have been running when this one started.
 __device__ uint4 LoadActivations(const void* p) {
   uint4 x;
@@ -28,278 +25,358 @@ __device__ uint4 LoadActivations(const void* p) {
                : "memory");
   return x;
 }
-__device__ void PrefetchToL2(const void* p, uint32_t bytes) {
+__device__ float LoadNumber(const float* p) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");
+  return x;
+}
+__device__ uint4 LoadShared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
+__device__ void CopyBytes(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier,
+                          uint64_t policy) {
 #if T6_PTX_HAS_SM90
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
 #endif
 }
 
-// A block has a run of tiles of kColumnTiles * 8 columns; its warps share k. A lane's 16 bytes of a weight
-// row are eight consecutive k: the operands of two m16n8k16, in an order of k that is the same for both
-// factors. A: input rows (M, 8 or 16), B: weight rows (N).
-template <int kRowTiles, int kColumnTiles, Epilogue kEpilogue>
+__device__ void ExpectBytes(uint32_t barrier, uint32_t bytes) {
+#if T6_PTX_HAS_SM90
+  ptx::BarrierExpectBytes(barrier, bytes);
+#endif
+}
+
+// How k is cut into stages, and where a stage's rows lie in shared memory.
+struct StageLayout {
+  int chunks, n_stages, stage_chunks;
+
+  __host__ __device__ explicit StageLayout(int k_stride) {
+    chunks = k_stride / kChunk;
+    n_stages = (chunks + kStageChunks - 1) / kStageChunks;
+    stage_chunks = (chunks + n_stages - 1) / n_stages;
+  }
+  // An odd number of 64 bytes: eight lanes that read together meet all banks.
+  __host__ __device__ int pitch() const { return (stage_chunks | 1) * kChunk * 2; }
+  __host__ __device__ int bytes() const { return kTile * pitch(); }
+};
+
+// A block has a run of output columns, eight (SwiGlu: four pairs) at a time; its warps share k. A lane's 16
+// bytes of a weight row are eight consecutive k: the operands of two m16n8k16, in an order of k that is the
+// same for both factors. A: input rows, 8 or 16; B: weight rows. Sums pass to the writing warps through one
+// of two places, so that nobody waits for the norm, the residual or the store.
+template <int kRowTiles, Epilogue kEpilogue>
 class SkinnyBlock {
  public:
-  static constexpr int kBatch = kLoadsInFlight / kColumnTiles;  // chunks
   static constexpr int kRows = kRowTiles * 8;
+  static constexpr int kChains = 2;  // of products, so that each does not wait for the last
   static constexpr bool kIsSwiGlu = kEpilogue == Epilogue::kSwiGlu;
-  static constexpr int kTileColumns = kIsSwiGlu ? 8 : kColumnTiles * 8;  // of the output
-  static constexpr int kOutputs = kRows * kTileColumns;
-  static_assert(!kIsSwiGlu || kColumnTiles == 2);
+  static constexpr int kColumns = kIsSwiGlu ? kTile / 2 : kTile;
+  static constexpr int kOutputs = kRows * kColumns;  // a thread each
+  static constexpr int kWriters = kOutputs / 32;
+  static constexpr int kThreads = (kWarps + kWriters + 1) * 32;
 
   struct Shared {
-    float sums[2][kWarps][kColumnTiles][kRows][8];
+    float sums[2][kWarps][kRows][kTile];
     float scale[kRows];
+    alignas(8) uint64_t full[kStages], empty[kStages], sums_full[2], sums_empty[2];
   };
 
-  __device__ SkinnyBlock(const SkinnyCall& call, Shared& shared)
-      : call_(call), shared_(shared), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {
-    const int n_tiles = (call.n + kTileColumns - 1) / kTileColumns;
-    tile_ = static_cast<int>(static_cast<int64_t>(blockIdx.x) * n_tiles / gridDim.x);
-    end_tile_ = static_cast<int>(static_cast<int64_t>(blockIdx.x + 1) * n_tiles / gridDim.x);
-    const int chunks = call.k_stride / kChunk, share = (chunks + kWarps - 1) / kWarps;
-    begin_ = min(chunks, warp_ * share), end_ = min(chunks, begin_ + share);
-    n_batches_ = (share + kBatch - 1) / kBatch;
-    batch_chunks_ = (share + n_batches_ - 1) / n_batches_;
+  __device__ SkinnyBlock(const SkinnyCall& call, Shared& shared, uint32_t ring)
+      : call_(call),
+        shared_(shared),
+        layout_(call.k_stride),
+        ring_(ring),
+        warp_(threadIdx.x / 32),
+        lane_(threadIdx.x % 32) {
+    begin_ = static_cast<int>(static_cast<int64_t>(blockIdx.x) * call.n / gridDim.x);
+    end_ = static_cast<int>(static_cast<int64_t>(blockIdx.x + 1) * call.n / gridDim.x);
+    n_items_ = (end_ - begin_ + kColumns - 1) / kColumns * layout_.n_stages;
   }
 
   __device__ void Run() {
-    uint4 weights[kColumnTiles][kBatch];
-    Load(tile_, 0, weights);
+    const bool produces = warp_ == kWarps + kWriters;
+    if (produces) {
+      if (lane_ == 0) InitBarriers();
+      __syncwarp();
+      for (int item = 0; item < min(kStages, n_items_); ++item) Fill(item);
+    }
     ptx::LetDependentsLaunch();
+    __syncthreads();  // the barriers are there
+    if (produces) {
+      for (int item = kStages; item < n_items_; ++item) {
+        ptx::BarrierWait(Address(shared_.empty[item % kStages]), (item / kStages - 1) & 1);
+        Fill(item);
+      }
+      return;
+    }
     ptx::WaitForPriorKernels();
-    const int n_items = (end_tile_ - tile_) * n_batches_;
-    if (n_items == n_batches_) PrefetchNext();
-    float sums[kColumnTiles][kRowTiles][4] = {};
-    float old = 0.0f;
-    for (int item = 0, batch = 0; item < n_items; ++item) {
-      if (batch == 0) old = LoadOld();
-      uint4 rows[kRowTiles][kBatch];
-      LoadRows(batch, rows);
-      if (item == 0) Scale();
-      uint4 next[kColumnTiles][kBatch];
-      const bool last_of_tile = batch + 1 == n_batches_;
-      if (item + 1 < n_items) Load(tile_ + last_of_tile, last_of_tile ? 0 : batch + 1, next);
-      if (item + 1 == n_items && n_items != n_batches_) PrefetchNext();
-      Multiply(rows, weights, sums);
-#pragma unroll
-      for (int j = 0; j < kColumnTiles; ++j) {
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) weights[j][i] = next[j][i];
-      }
-      if (last_of_tile) {
-        Finish(sums, old);
-        ++tile_, batch = 0;
-      } else {
-        ++batch;
-      }
+    if (warp_ < kWarps) {
+      MultiplyAll();
+    } else {
+      WriteAll();
     }
   }
 
  private:
-  __device__ int WeightRow(int tile, int j) const {
-    const int within = lane_ / 4;
-    return kIsSwiGlu ? tile * 8 + within + j * call_.up_row : (tile * kColumnTiles + j) * 8 + within;
+  __device__ static uint32_t Address(uint64_t& barrier) { return ptx::SharedAddress(&barrier); }
+  __device__ void InitBarriers() {
+#pragma unroll
+    for (int i = 0; i < kStages; ++i) {
+      ptx::BarrierInit(Address(shared_.full[i]), 1);
+      ptx::BarrierInit(Address(shared_.empty[i]), kWarps);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      ptx::BarrierInit(Address(shared_.sums_full[i]), kWarps);
+      ptx::BarrierInit(Address(shared_.sums_empty[i]), kWriters);
+    }
+    ptx::BarrierInitFence();
   }
-  __device__ int FirstChunk(int batch) const { return begin_ + batch * batch_chunks_; }
-  __device__ int EndChunk(int batch) const { return min(end_, FirstChunk(batch) + batch_chunks_); }
+  __device__ void Arrive(uint64_t& barrier) {  // a warp
+    __syncwarp();
+    if (lane_ == 0) ptx::BarrierArrive(Address(barrier));
+  }
 
-  __device__ void Load(int tile, int batch, uint4 (&weights)[kColumnTiles][kBatch]) const {
-    const int first = FirstChunk(batch), n = EndChunk(batch) - first;
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) {
-      const auto* row = static_cast<const __nv_bfloat16*>(call_.weight) +
-                        static_cast<int64_t>(WeightRow(tile, j)) * call_.k_stride + first * kChunk +
-                        lane_ % 4 * 8;
-#pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        weights[j][i] = i < n && tile < end_tile_ ? LoadWeights(row + i * kChunk) : make_uint4(0, 0, 0, 0);
+  __device__ void MultiplyAll() {
+    uint4 rows[kRowTiles][kWarpChunks];
+    LoadRows(0, rows);
+    float sums[kChains][4] = {};
+    for (int item = 0, slot = 0, parity = 0, stage = 0, tile = 0; item < n_items_; ++item) {
+      ptx::BarrierWait(Address(shared_.full[slot]), parity);
+      // A slot goes back one wait later: the assembler may move an arrival above the products whose operands
+      // it frees, but nothing over a wait's loop.
+      if (item > 0) Arrive(shared_.empty[slot == 0 ? kStages - 1 : slot - 1]);
+      Multiply(rows, slot, StageChunks(stage), sums);
+      const bool last = ++stage == layout_.n_stages;
+      if (last) {
+        const int turn = tile & 1;
+        if (tile > 1) ptx::BarrierWait(Address(shared_.sums_empty[turn]), (tile / 2 - 1) & 1);
+        PutSums(turn, sums);
+        Arrive(shared_.sums_full[turn]);
+        stage = 0, ++tile;
+      }
+      if (layout_.n_stages > 1 && item + 1 < n_items_) LoadRows(stage, rows);
+      if (++slot == kStages) slot = 0, parity ^= 1;
+    }
+  }
+
+  __device__ void WriteAll() {
+    Scale();
+    float old = LoadOld(begin_);
+    for (int column = begin_, tile = 0; column < end_; column += kColumns, ++tile) {
+      const int turn = tile & 1;
+      ptx::BarrierWait(Address(shared_.sums_full[turn]), (tile / 2) & 1);
+      const float x = SumOf(turn, Column()), up = kIsSwiGlu ? SumOf(turn, Column() + kColumns) : 0.0f;
+      Arrive(shared_.sums_empty[turn]);
+      Write(column, x, up, old);
+      old = LoadOld(column + kColumns);
+    }
+    if constexpr (kEpilogue == Epilogue::kAdd) {
+      if (Column() == 0 && Row() < call_.n_rows) {
+        call_.stats.squares[static_cast<int64_t>(Row()) * call_.stats.n_pieces + blockIdx.x] = square_;
       }
     }
   }
 
-  __device__ void LoadRows(int batch, uint4 (&rows)[kRowTiles][kBatch]) const {
-    const int first = FirstChunk(batch), n = EndChunk(batch) - first;
+  __device__ int StageChunks(int stage) const {
+    return min(layout_.stage_chunks, layout_.chunks - stage * layout_.stage_chunks);
+  }
+
+  // Asks for an item's weight rows, a lane a row.
+  __device__ void Fill(int item) {
+    const int slot = item % kStages, stage = item % layout_.n_stages;
+    const int column = begin_ + item / layout_.n_stages * kColumns, n = min(kColumns, end_ - column);
+    const uint32_t bytes = StageChunks(stage) * kChunk * 2;
+    if (lane_ == 0) ExpectBytes(Address(shared_.full[slot]), bytes * n * (kIsSwiGlu ? 2 : 1));
+    __syncwarp();
+    if (lane_ >= kTile || lane_ % kColumns >= n) return;
+    const int64_t row = column + lane_ % kColumns + (lane_ >= kColumns ? call_.up_row : 0);
+    const auto* from = static_cast<const __nv_bfloat16*>(call_.weight) + row * call_.k_stride +
+                       stage * layout_.stage_chunks * kChunk;
+    CopyBytes(ring_ + slot * layout_.bytes() + lane_ * layout_.pitch(), from, bytes,
+              Address(shared_.full[slot]), ptx::EvictFirstPolicy());
+  }
+
+  __device__ const __nv_bfloat16* InputRow(int row) const {
+    const int64_t from = call_.row_index != nullptr ? call_.row_index[row] : row;
+    return static_cast<const __nv_bfloat16*>(call_.in) + from * call_.in_stride;
+  }
+  // This warp's chunks of a stage: every kWarps-th.
+  __device__ void LoadRows(int stage, uint4 (&rows)[kRowTiles][kWarpChunks]) const {
+    const int n = StageChunks(stage), first = stage * layout_.stage_chunks;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
-      const int row = m * 8 + lane_ / 4, column = first * kChunk + lane_ % 4 * 8;
+      const int row = m * 8 + lane_ / 4;
       const bool exists = row < call_.n_rows;
-      const int64_t from = exists && call_.row_index != nullptr ? call_.row_index[row] : row;
-      const auto* at = static_cast<const __nv_bfloat16*>(call_.in) + from * call_.in_stride + column;
+      const __nv_bfloat16* at = InputRow(exists ? row : 0);
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        rows[m][i] = exists && i < n && column + i * kChunk < call_.k ? LoadActivations(at + i * kChunk)
-                                                                      : make_uint4(0, 0, 0, 0);
+      for (int i = 0; i < kWarpChunks; ++i) {
+        const int chunk = warp_ + i * kWarps, column = (first + chunk) * kChunk + lane_ % 4 * 8;
+        rows[m][i] =
+            exists && chunk < n && column < call_.k ? LoadActivations(at + column) : make_uint4(0, 0, 0, 0);
       }
     }
   }
 
-  __device__ void Multiply(const uint4 (&rows)[kRowTiles][kBatch],
-                           const uint4 (&weights)[kColumnTiles][kBatch],
-                           float (&sums)[kColumnTiles][kRowTiles][4]) const {
+  __device__ void Multiply(const uint4 (&rows)[kRowTiles][kWarpChunks], int slot, int n_chunks,
+                           float (&sums)[kChains][4]) const {
+    const uint32_t at =
+        ring_ + slot * layout_.bytes() + lane_ / 4 * layout_.pitch() + warp_ * kChunk * 2 + lane_ % 4 * 16;
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < kWarpChunks; ++i) {
+      if (warp_ + i * kWarps >= n_chunks) break;
+      const uint4 w = LoadShared(at + i * kWarps * kChunk * 2);
       const uint4 low = rows[0][i];
       const uint4 high = kRowTiles == 2 ? rows[kRowTiles - 1][i] : make_uint4(0, 0, 0, 0);
       const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
       const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
-#pragma unroll
-      for (int j = 0; j < kColumnTiles; ++j) {
-        float c[4] = {sums[j][0][0], sums[j][0][1], sums[j][kRowTiles - 1][2], sums[j][kRowTiles - 1][3]};
-        ptx::MultiplyAdd(c, a0, weights[j][i].x, weights[j][i].y);
-        ptx::MultiplyAdd(c, a1, weights[j][i].z, weights[j][i].w);
-        sums[j][0][0] = c[0], sums[j][0][1] = c[1];
-        sums[j][kRowTiles - 1][2] = c[2], sums[j][kRowTiles - 1][3] = c[3];
-      }
+      ptx::MultiplyAdd(sums[0], a0, w.x, w.y);
+      ptx::MultiplyAdd(sums[1], a1, w.z, w.w);
     }
   }
 
-  // The rows' norms, a warp a row.
+  // The rows' norms, a writing warp a row.
   __device__ void Scale() {
     if (call_.squares == nullptr) return;
-    for (int row = warp_; row < call_.n_rows; row += kWarps) {
+    for (int row = warp_ - kWarps; row < call_.n_rows; row += kWriters) {
       const int64_t from = call_.row_index != nullptr ? call_.row_index[row] : row;
-      const volatile float* pieces = call_.squares + from * call_.n_pieces;
+      const float* pieces = call_.squares + from * call_.n_pieces;
       float square = 0.0f;
-#pragma unroll 8
-      for (int i = lane_; i < call_.n_pieces; i += 32) square += pieces[i];
+      for (int base = lane_; base < call_.n_pieces; base += kPieces * 32) {
+        float x[kPieces];
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) {
+          x[i] = base + i * 32 < call_.n_pieces ? LoadNumber(pieces + base + i * 32) : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) square += x[i];
+      }
 #pragma unroll
       for (int i = 16; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
       if (lane_ == 0) {
         shared_.scale[row] = 1.0f / sqrtf(square / static_cast<float>(call_.norm_width) + call_.norm_eps);
       }
     }
+    ptx::NamedBarrier(kWriterBarrier, kWriters * 32);
   }
 
-  // The thread's output: row and column of the tile.
-  __device__ int Row() const { return threadIdx.x % kOutputs / 8 % kRows; }
-  __device__ int Column() const {
-    return tile_ * kTileColumns + threadIdx.x / (8 * kRows) * 8 + threadIdx.x % 8;
+  // The thread's output.
+  __device__ int Row() const { return (threadIdx.x - kWarps * 32) / kColumns; }
+  __device__ int Column() const { return threadIdx.x % kColumns; }
+  __device__ bool HasOutput(int column) const { return Row() < call_.n_rows && column + Column() < end_; }
+  __device__ float* Out(int column) const {
+    return static_cast<float*>(call_.out) + static_cast<int64_t>(Row()) * call_.out_stride + column +
+           Column();
   }
-  __device__ bool HasOutput() const {
-    return threadIdx.x < kOutputs && Row() < call_.n_rows && Column() < call_.n;
-  }
-  __device__ float* Out() const {
-    return static_cast<float*>(call_.out) + static_cast<int64_t>(Row()) * call_.out_stride + Column();
-  }
-  __device__ float LoadOld() const {
+  __device__ float LoadOld(int column) const {
     if constexpr (kEpilogue != Epilogue::kAdd) return 0.0f;
-    return HasOutput() ? *static_cast<const volatile float*>(Out()) : 0.0f;
+    return HasOutput(column) ? *static_cast<const volatile float*>(Out(column)) : 0.0f;
   }
 
-  __device__ float SumOf(int j) const {
+  __device__ void PutSums(int turn, float (&sums)[kChains][4]) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m) {
+      *reinterpret_cast<float2*>(&shared_.sums[turn][warp_][m * 8 + lane_ / 4][lane_ % 4 * 2]) =
+          make_float2(sums[0][2 * m] + sums[1][2 * m], sums[0][2 * m + 1] + sums[1][2 * m + 1]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = 0.0f;
+  }
+  __device__ float SumOf(int turn, int column) const {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[turn_][w][j][Row()][threadIdx.x % 8];
+    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[turn][w][Row()][column];
     return sum;
   }
 
-  __device__ void Finish(float (&sums)[kColumnTiles][kRowTiles][4], float old) {
-#pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) {
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        *reinterpret_cast<float2*>(&shared_.sums[turn_][warp_][j][m * 8 + lane_ / 4][lane_ % 4 * 2]) =
-            make_float2(sums[j][m][2 * m], sums[j][m][2 * m + 1]);
-        sums[j][m][2 * m] = sums[j][m][2 * m + 1] = 0.0f;
-      }
-    }
-    __syncthreads();
-    if (threadIdx.x < kOutputs) Write(old);
-    turn_ ^= 1;  // the next tile's sums go where nobody reads
-  }
-
-  __device__ void Write(float old) const {
+  // x: the sum (SwiGlu: gate's), without norm.
+  __device__ void Write(int column, float x, float up, float old) {
     const float scale = call_.squares != nullptr && Row() < call_.n_rows ? shared_.scale[Row()] : 1.0f;
     if constexpr (kIsSwiGlu) {
-      const float gate = SumOf(0) * scale, up = SumOf(1) * scale;
-      if (!HasOutput()) return;
-      static_cast<__nv_bfloat16*>(call_.out)[static_cast<int64_t>(Row()) * call_.out_stride + Column()] =
-          __float2bfloat16(gate / (1.0f + __expf(-gate)) * up);
+      if (!HasOutput(column)) return;
+      const float gate = x * scale;
+      static_cast<__nv_bfloat16*>(
+          call_.out)[static_cast<int64_t>(Row()) * call_.out_stride + column + Column()] =
+          __float2bfloat16(gate / (1.0f + __expf(-gate)) * up * scale);
     } else {
-      const float x = SumOf(threadIdx.x / (8 * kRows)) * scale + old;
-      if (HasOutput()) *Out() = x;
-      if constexpr (kEpilogue == Epilogue::kAdd) WriteStats(HasOutput() ? x : 0.0f);
+      const float y = x * scale + old;
+      if (HasOutput(column)) *Out(column) = y;
+      if constexpr (kEpilogue == Epilogue::kAdd) WriteStats(column, HasOutput(column) ? y : 0.0f);
     }
   }
 
-  __device__ void WriteStats(float x) const {
+  __device__ void WriteStats(int column, float x) {
     float square = x * x;
 #pragma unroll
-    for (int i = 4; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
-    const int row = Row(), column = Column();
-    if (row >= call_.n_rows) return;
-    if (column < call_.stats.stride) {
-      static_cast<__nv_bfloat16*>(call_.stats.rows)[static_cast<int64_t>(row) * call_.stats.stride + column] =
+    for (int i = kColumns / 2; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
+    if (HasOutput(column)) {
+      static_cast<__nv_bfloat16*>(
+          call_.stats.rows)[static_cast<int64_t>(Row()) * call_.stats.stride + column + Column()] =
           __float2bfloat16(x);
     }
-    if (column % 8 == 0 && column / 8 < call_.stats.n_pieces) {
-      call_.stats.squares[static_cast<int64_t>(row) * call_.stats.n_pieces + column / 8] = square;
-    }
-  }
-
-  __device__ void PrefetchNext() const {
-    const size_t share = (call_.next_bytes / gridDim.x + 15) / 16 * 16;
-    const size_t begin = blockIdx.x * share;
-    if (begin >= call_.next_bytes) return;
-    const size_t end = begin + share < call_.next_bytes ? begin + share : call_.next_bytes;
-    for (size_t at = begin + threadIdx.x * kPrefetchPiece; at < end; at += kThreads * kPrefetchPiece) {
-      const size_t left = end - at;
-      PrefetchToL2(static_cast<const uint8_t*>(call_.next_weight) + at,
-                   left < kPrefetchPiece ? static_cast<uint32_t>(left) : kPrefetchPiece);
-    }
+    square_ += square;
   }
 
   const SkinnyCall& call_;
   Shared& shared_;
+  const StageLayout layout_;
+  const uint32_t ring_;
   const int warp_, lane_;
-  int tile_, end_tile_;
-  int begin_, end_;               // this warp's chunks
-  int n_batches_, batch_chunks_;  // the same for every warp
-  int turn_ = 0;
+  int begin_, end_;      // this block's columns
+  int n_items_;          // stages of all its tiles
+  float square_ = 0.0f;  // of this block's columns of the thread's row
 };
 
-template <int kRowTiles, int kColumnTiles, Epilogue kEpilogue>
-__global__ void __launch_bounds__(kThreads, 2) Skinny(const __grid_constant__ SkinnyCall call) {
-  using Block = SkinnyBlock<kRowTiles, kColumnTiles, kEpilogue>;
+template <int kRowTiles, Epilogue kEpilogue>
+__global__ void __launch_bounds__(SkinnyBlock<kRowTiles, kEpilogue>::kThreads, kRowTiles == 1 ? 2 : 1)
+    Skinny(const __grid_constant__ SkinnyCall call) {
+  using Block = SkinnyBlock<kRowTiles, kEpilogue>;
+  extern __shared__ __align__(128) uint8_t ring[];
   __shared__ typename Block::Shared shared;
-  Block(call, shared).Run();
+  Block(call, shared, ptx::SharedAddress(ring)).Run();
 }
 
-using Kernel = void (*)(SkinnyCall);
-
-struct Choice {
-  Kernel kernel;
-  int tile_columns;
+struct Instance {
+  void (*kernel)(SkinnyCall);
+  int n_threads;
 };
 
-// Wide tiles read the rows fewer times, narrow ones spread over more blocks.
 template <int kRowTiles>
-Choice Choose(Epilogue epilogue, bool wide) {
+Instance Choose(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::kSwiGlu:
-      return {&Skinny<kRowTiles, 2, Epilogue::kSwiGlu>, 8};
+      return {&Skinny<kRowTiles, Epilogue::kSwiGlu>, SkinnyBlock<kRowTiles, Epilogue::kSwiGlu>::kThreads};
     case Epilogue::kAdd:
-      return wide ? Choice{&Skinny<kRowTiles, 2, Epilogue::kAdd>, 16}
-                  : Choice{&Skinny<kRowTiles, 1, Epilogue::kAdd>, 8};
+      return {&Skinny<kRowTiles, Epilogue::kAdd>, SkinnyBlock<kRowTiles, Epilogue::kAdd>::kThreads};
     default:
-      return wide ? Choice{&Skinny<kRowTiles, 2, Epilogue::kStore>, 16}
-                  : Choice{&Skinny<kRowTiles, 1, Epilogue::kStore>, 8};
+      return {&Skinny<kRowTiles, Epilogue::kStore>, SkinnyBlock<kRowTiles, Epilogue::kStore>::kThreads};
   }
 }
 
+int Blocks(int n, int n_sms) { return std::min(n_sms, (n + kTile - 1) / kTile); }
+
 }  // namespace
+
+int SkinnyPieces(int width, int n_sms) { return Blocks(width, n_sms); }
 
 cudaError_t LaunchSkinny(const SkinnyCall& call, int n_sms, cudaStream_t stream) {
   if (call.n_rows == 0 || call.n == 0) return cudaSuccess;
-  constexpr int kBlocksPerSm = 2;
-  const int most = n_sms * kBlocksPerSm;
-  const bool wide = call.n_rows > 8 || call.n > most * 16;
-  const Choice choice = call.n_rows > 8 ? Choose<2>(call.epilogue, wide) : Choose<1>(call.epilogue, wide);
-  const int n_tiles = (call.n + choice.tile_columns - 1) / choice.tile_columns;
-  const int tiles_per_block = (n_tiles + most - 1) / most;
-  const int n_blocks = (n_tiles + tiles_per_block - 1) / tiles_per_block;
-  return LaunchOverlapped(choice.kernel, dim3(n_blocks), kThreads, stream, call);
+  const Instance instance = call.n_rows <= 8 ? Choose<1>(call.epilogue) : Choose<2>(call.epilogue);
+  const int shared_bytes = kStages * StageLayout(call.k_stride).bytes();
+  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(instance.kernel),
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error != cudaSuccess) return error;
+  return LaunchOverlapped(instance.kernel, dim3(Blocks(call.n, n_sms)), instance.n_threads, shared_bytes,
+                          stream, call);
 }
 
 }  // namespace t6::cuda

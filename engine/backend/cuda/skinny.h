@@ -1,6 +1,6 @@
-// Products of few rows with bfloat16 weights: bound by the bytes of the weights, which stream through the
-// tensor cores once. A decode step's products. The weights' first bytes are asked for before the kernel in
-// front is done, and those of the product that follows are fetched into the L2 cache meanwhile.
+// Products of few rows with bfloat16 weights: bound by the bytes of the weights, which stream through shared
+// memory and the tensor cores once. A decode step's products. A block asks for its first stages of weights
+// before the kernel in front is done, so that memory does not rest between kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,7 +14,6 @@
 namespace t6::cuda {
 
 inline constexpr int kMaxSkinnyRows = 16;
-inline constexpr int kSkinnyColumns = 8;  // that share a piece of RowStats::squares
 
 struct SkinnyCall {
   const void* weight = nullptr;  // bf16 [n padded to 64, k_stride], zero behind n and k
@@ -35,9 +34,10 @@ struct SkinnyCall {
   void* out = nullptr;  // float32 [n_rows][out_stride]; kSwiGlu: bf16
   int out_stride = 0;
   RowStats stats;  // kAdd: of the rows written
-  const void* next_weight = nullptr;
-  size_t next_bytes = 0;  // a multiple of 16
 };
 cudaError_t LaunchSkinny(const SkinnyCall& call, int n_sms, cudaStream_t stream);
+
+// RowStats::n_pieces of rows `width` wide: one for each block.
+int SkinnyPieces(int width, int n_sms);
 
 }  // namespace t6::cuda

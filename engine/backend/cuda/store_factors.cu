@@ -1,3 +1,4 @@
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/store_factors.h"
 
@@ -102,8 +103,9 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
 
 template <typename T>
 cudaError_t Launch(const StoreCall& call, const cudaLaunchConfig_t& launch, bool many) {
-  return many ? cudaLaunchKernelEx(&launch, &StoreFactors<T, 32>, call)
-              : cudaLaunchKernelEx(&launch, &StoreFactors<T, 1>, call);
+  const auto kernel = many ? &StoreFactors<T, 32> : &StoreFactors<T, 1>;
+  const cudaError_t error = PreferShared(reinterpret_cast<const void*>(kernel));
+  return error != cudaSuccess ? error : cudaLaunchKernelEx(&launch, kernel, call);
 }
 
 }  // namespace
