@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/base/check.h"
+
 namespace t6 {
 
 EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunner* runner,
@@ -14,6 +16,8 @@ EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunne
       clock_(clock),
       cache_(info_.memory.n_pages, config.cache_key),
       scheduler_(config.scheduler, &cache_, metrics, clock) {
+  T6_CHECK(config_.scheduler.pipeline_depth <= static_cast<int>(plans_.size()),
+           "{} steps in flight, and plans for {}", config_.scheduler.pipeline_depth, plans_.size());
   metrics_->SetCacheConfig(kPageTokens, info_.memory.n_pages);
   metrics_->max_num_seqs.Set(config.scheduler.max_num_seqs);
   PublishState();
