@@ -4,6 +4,7 @@
 #include "engine/backend/cuda/decode_combine.h"
 #include "engine/backend/cuda/decode_instances.h"
 #include "engine/backend/cuda/decode_kernel.cuh"
+#include "engine/backend/cuda/tensor_map.h"
 
 namespace t6::cuda {
 namespace {
@@ -32,24 +33,10 @@ const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
   return nullptr;
 }
 
+// A pool of pages is a matrix of rows of 128 bytes.
 cudaError_t MakeBoxMap(const DecodeShape& shape, const void* pages, int64_t n_pages, int box_rows,
                        CUtensorMap* map) {
-  // By name through the runtime, so that nothing links against the driver.
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  if (error != cudaSuccess) return error;
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
-  const cuuint64_t sizes[2] = {64, static_cast<cuuint64_t>(n_pages) * 2 * shape.half_rows()};
-  const cuuint64_t strides[1] = {128};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
-      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(pages), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  return MakeTensorMap(pages, n_pages * 2 * shape.half_rows(), 64, box_rows, map);
 }
 
 DecodeParams MakeParams(const DecodeCall& call) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/decode_shape.h"
 #include "engine/backend/cuda/prefill_attention.h"
 #include "engine/backend/cuda/rows_attention.h"
 #include "engine/backend/cuda/rows_plan.h"
@@ -22,16 +23,6 @@ constexpr size_t kSectionBytes = size_t{28} << 20;  // of expanded keys and valu
 constexpr float kHeadPageNs[kNumRowsWidths] = {1.9f, 2.4f, 3.2f};
 constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 4000.0f, kSharingNs = 20000.0f;
 
-DecodeShape ShapeOf(const AttentionSpec& spec) {
-  return {.n_heads = spec.n_heads,
-          .head_dim = spec.head_dim,
-          .rank = spec.k.rank,
-          .rank_q = spec.full_query ? 0 : spec.q.rank,
-          .rotary_dim = spec.rotary_dim,
-          .logit_scale = spec.logit_scale(),
-          .head_norm = spec.head_norm,
-          .head_norm_eps = spec.head_norm_eps};
-}
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // What Reserve allocates, as offsets into one block of device memory.

@@ -10,6 +10,7 @@
 
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/decode_shape.h"
 #include "engine/backend/cuda/store_factors.h"
 #include "engine/base/check.h"
 
@@ -48,17 +49,6 @@ size_t StepBytes(const StepLimits& limits) {
   // One page id more for each sequence: a plan may list one beyond what its context needs.
   return (static_cast<size_t>(arrays.page_ids) + MaxTotalPages(limits) + limits.max_sequences) *
          sizeof(int32_t);
-}
-
-DecodeShape ShapeOf(const AttentionSpec& spec) {
-  return {.n_heads = spec.n_heads,
-          .head_dim = spec.head_dim,
-          .rank = spec.k.rank,
-          .rank_q = spec.full_query ? 0 : spec.q.rank,
-          .rotary_dim = spec.rotary_dim,
-          .logit_scale = spec.logit_scale(),
-          .head_norm = spec.head_norm,
-          .head_norm_eps = spec.head_norm_eps};
 }
 
 // None where the decode kernels do not cover the spec.
