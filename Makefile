@@ -43,7 +43,7 @@ test:
 deploy-test:
 	@./bootstrap --deploy
 	$(call build,t6d t6)
-	@ctest --preset release -L deploy
+	@ctest --preset release -L deploy -LE deploy-cuda
 
 bench:
 	@./bootstrap

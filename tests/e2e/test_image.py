@@ -1,10 +1,12 @@
 """The container image from a clean clone: built by deploy/docker/build_image, then run as it would be by any engine that
 is told --read-only, --cap-drop ALL and no-new-privileges, as the image's own user. Needs root for the chroot.
 
-T6_IMAGE_WORK is where the build keeps base and layers (default /var/tmp/t6d-image), T6_IMAGE_CCACHE a compiler cache for
-it. With T6_IMAGE, an image that is there already is tested instead.
+T6_IMAGE_TARGET is cpu (the default) or cuda, whose code takes long to compile: a ctest entry of its own. T6_IMAGE_WORK is
+where the build keeps base and layers (default /var/tmp/t6d-image), T6_IMAGE_CCACHE a compiler cache for it. With T6_IMAGE,
+an image that is there already is tested instead.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -25,7 +27,8 @@ import demo  # noqa: E402
 
 WORK = pathlib.Path(os.environ.get("T6_IMAGE_WORK", "/var/tmp/t6d-image"))
 CACHE = os.environ.get("T6_IMAGE_CCACHE")
-MOST_MIB = 120
+TARGET = os.environ.get("T6_IMAGE_TARGET", "cpu")
+MOST_MIB = 120  # over the base, and for cuda besides cuBLAS
 
 # Runs inside a mount namespace of its own: the image's root read-only, the model beside it, then the image's user with
 # every capability gone. `exec` all the way, so that the process is t6d itself.
@@ -43,27 +46,34 @@ exec chroot "$ROOT_FS" /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-grou
 
 def buildah(*arguments):
     command = ["buildah", "--root", WORK / "storage", "--runroot", WORK / "run", *arguments]
-    environment = {**os.environ, "STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
+    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def files_of(image):
+    """The folder of an image's files."""
+    container = buildah("from", "--pull-never", image)
+    try:
+        yield pathlib.Path(buildah("mount", container))
+    finally:
+        buildah("rm", container)
 
 
 def size_mib(image):
     """What its files take, as `du` counts them."""
-    container = buildah("from", "--pull-never", image)
-    try:
-        used = subprocess.run(["du", "-sxk", buildah("mount", container)], check=True, stdout=subprocess.PIPE, text=True)
+    with files_of(image) as root:
+        used = subprocess.run(["du", "-sxk", root], check=True, stdout=subprocess.PIPE, text=True)
         return int(used.stdout.split()[0]) / 1024
-    finally:
-        buildah("rm", container)
 
 
 @pytest.fixture(scope="module")
 def image():
     name = os.environ.get("T6_IMAGE")
     if not name:
-        name = "t6d:cpu"
+        name = f"t6d:{TARGET}"
         more = ["--ccache", CACHE] if CACHE else []
-        subprocess.run([ROOT / "deploy/docker/build_image", "--work", WORK, "--tag", name, *more], check=True)
+        subprocess.run([ROOT / "deploy/docker/build_image", "--target", TARGET, "--work", WORK, *more], check=True)
     return types.SimpleNamespace(name=name, settings=json.loads(buildah("inspect", "--type", "image", name)))
 
 
@@ -71,7 +81,8 @@ def image():
 def enter(image):
     """enter(program, *arguments): a process of the image."""
     container = buildah("from", "--pull-never", image.name)
-    environment = {"PATH": os.environ["PATH"], "ROOT_FS": buildah("mount", container), "MODEL": str(MODEL)}
+    environment = dict(entry.split("=", 1) for entry in image.settings["Docker"]["config"]["Env"])
+    environment |= {"PATH": os.environ["PATH"], "ROOT_FS": buildah("mount", container), "MODEL": str(MODEL)}
 
     def start(*command, **how):
         return subprocess.Popen(["unshare", "-m", "sh", "-c", ENTER, "enter", *command], env=environment, text=True, **how)
@@ -94,15 +105,38 @@ def test_the_settings(image):
 
 def test_the_size(image):
     base, whole = size_mib("docker.io/library/debian:12-slim"), size_mib(image.name)
-    print(f"\nbase {base:.0f} MiB, image {whole:.0f} MiB: {whole - base:.0f} MiB over it")
-    assert whole - base <= MOST_MIB
+    with files_of(image.name) as root:
+        cublas = sum(path.stat().st_size for path in root.glob("usr/local/lib/libcublas*")) / 2**20
+    print(f"\nbase {base:.0f} MiB, image {whole:.0f} MiB: {whole - base - cublas:.0f} MiB over it, and {cublas:.0f} of cuBLAS")
+    assert whole - base - cublas <= MOST_MIB
+    assert (cublas > 0) == (TARGET == "cuda")
+
+
+def test_nothing_that_builds_and_no_driver_is_inside(image):
+    """A driver in the image would hide the machine's, which the container engine puts there."""
+    with files_of(image.name) as root:
+        files = [path for folder in ("usr", "opt") for path in (root / folder).rglob("*") if not path.is_dir()]
+        names = {path.name for path in files}
+        ours = {path.name for path in files if path.is_relative_to(root / "usr/local")}
+    unwanted = {name for name in names if re.match(r"(g\+\+|gcc|cmake|cargo|rustc|nvcc|ptxas|libcuda\.so|libnvidia-).*", name)}
+    assert not unwanted and not any(name.endswith((".h", ".hpp", ".cuh", ".a")) for name in names)
+    libraries = ours - {"t6d", "t6"}
+    assert {re.sub(r"\.so\..*", "", name) for name in libraries} == ({"libcublasLt"} if TARGET == "cuda" else set())
+
+
+@pytest.mark.skipif(any(pathlib.Path("/dev").glob("nvidia*")), reason="there is a GPU")
+def test_device_cuda_says_plainly_that_there_is_no_gpu(image, enter):
+    process = enter(*image.settings["Docker"]["config"]["Entrypoint"], "--device", "cuda", stderr=subprocess.PIPE)
+    last_line = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 1
+    assert last_line.startswith("t6d: ") and ("NVIDIA driver" if TARGET == "cuda" else "not in this build") in last_line
 
 
 def test_answers_the_demos_questions_as_nobody_on_a_read_only_root(image, enter):
     http, grpc = fleet.free_ports(2)
     entrypoint = image.settings["Docker"]["config"]["Entrypoint"]
     process = enter(*entrypoint, "--http", http, "--grpc", grpc, "--served-model-name", "t6-docqa-14m",
-                    "--threads", "1", "--drain-grace", "0s", stderr=subprocess.PIPE)
+                    "--threads", "1", "--drain-grace", "0s", "--device", "cpu", stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
         while not ready(http):
