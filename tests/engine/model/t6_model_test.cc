@@ -58,6 +58,10 @@ struct Errors {
 class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case>> {
  protected:
   static constexpr int kPages = 24;
+  // Random weights without training: logits of deviation sqrt(40), and about twenty products rounded to 8
+  // bits. The shapes' means are 0.05 to 0.15 on CPUs and GPUs alike; what goes wrong beyond rounding is seen
+  // in float32.
+  static constexpr double kRoundingMean = 0.2;
 
   static const ModelSpec& spec() { return std::get<1>(GetParam()).spec; }
 
@@ -201,9 +205,7 @@ TEST_P(T6ModelTest, Bfloat16StaysWithinItsRounding) {
   plan.Clear();
   AddRows(s, 1, &plan);
   Run(plan, {&s}, &errors);
-  // Random weights without training: logits of deviation sqrt(40), and about twenty products rounded to 8
-  // bits.
-  EXPECT_LT(errors.mean(), 0.15);
+  EXPECT_LT(errors.mean(), kRoundingMean);
   EXPECT_LT(errors.worst, 1.5);
   EXPECT_GT(errors.worst, 1e-3) << "bfloat16 was asked for";
 }
@@ -234,7 +236,7 @@ TEST_P(T6ModelTest, ManyDecodeStepsAgreeWithTheReference) {
     }
     EXPECT_EQ(decode.count, 6 * 3 + 4 * 2 + 4);
     EXPECT_LT(decode.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
-    EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : 0.15);
+    EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : kRoundingMean);
   }
 }
 
