@@ -8,6 +8,9 @@ endif()
 option(T6_CUDA "Build the CUDA device" ${T6_CUDA_DEFAULT})
 # 90a is the chip that everything was tested on. "80;90a" adds the portable kernels for other chips.
 set(T6_CUDA_ARCHITECTURES 90a CACHE STRING "Chips to compile CUDA code for")
+if("90" IN_LIST T6_CUDA_ARCHITECTURES)
+  message(FATAL_ERROR "T6_CUDA_ARCHITECTURES: 90 lacks what the kernels need of Hopper; use 90a")
+endif()
 
 if(T6_CUDA)
   file(GLOB T6_CUDA_WHEELS ${PROJECT_SOURCE_DIR}/build/cuda-venv/lib/python3*/site-packages/nvidia/cu13)

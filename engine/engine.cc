@@ -26,7 +26,7 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
   T6_ASSIGN_OR_RETURN(p.tensors, OpenCheckpoint(config.model_directory));
   T6_ASSIGN_OR_RETURN(
       p.spec, ReadModelSpec(config.model_directory, *p.tensors, {config.variant, config.model_overrides}));
-  T6_ASSIGN_OR_RETURN(MadeBackend made, MakeBackend({config.device, config.threads}));
+  T6_ASSIGN_OR_RETURN(MadeBackend made, MakeBackend({.device = config.device, .threads = config.threads}));
   p.backend = std::move(made.backend);
   T6_ASSIGN_OR_RETURN(p.resolved, ResolveConfig(config, p.spec, p.backend->info()));
   T6_ASSIGN_OR_RETURN(const MemoryPlan memory, PlanMemory(config, p.resolved, p.spec, *p.backend));

@@ -8,9 +8,9 @@
 namespace t6 {
 namespace {
 
-StatusOr<std::unique_ptr<Backend>> MakeCuda() {
+StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] bool portable) {
 #ifdef T6_CUDA
-  return MakeCudaBackend();
+  return MakeCudaBackend(portable);
 #else
   return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
 #endif
@@ -21,7 +21,7 @@ StatusOr<std::unique_ptr<Backend>> MakeCuda() {
 StatusOr<MadeBackend> MakeBackend(const BackendOptions& options) {
   MadeBackend made;
   if (options.device == "auto" || options.device == "cuda") {
-    auto cuda = MakeCuda();
+    auto cuda = MakeCuda(options.portable_kernels);
     if (cuda.ok() || options.device == "cuda") {
       T6_ASSIGN_OR_RETURN(made.backend, std::move(cuda));
       return made;

@@ -9,8 +9,9 @@
 namespace t6 {
 
 struct BackendOptions {
-  std::string device = "auto";  // auto | cpu | cuda
-  int threads = 0;              // CPU workers; 0: by affinity mask and cgroup quota
+  std::string device = "auto";    // auto | cpu | cuda
+  bool portable_kernels = false;  // cuda: as on a GPU without Hopper's instructions; for tests
+  int threads = 0;                // CPU workers; 0: by affinity mask and cgroup quota
 };
 
 struct MadeBackend {

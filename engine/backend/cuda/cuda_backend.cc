@@ -115,7 +115,7 @@ TokenOutput FromDevice(const SampleResult& result) {
 
 class CudaBackend final : public Backend {
  public:
-  static StatusOr<std::unique_ptr<Backend>> Make();
+  static StatusOr<std::unique_ptr<Backend>> Make(bool portable);
   ~CudaBackend() override;
 
   const DeviceInfo& info() const override { return info_; }
@@ -179,15 +179,19 @@ class CudaBackend final : public Backend {
   uint64_t graph_key_ = 0;
 };
 
-StatusOr<std::unique_ptr<Backend>> CudaBackend::Make() {
-  T6_ASSIGN_OR_RETURN(const cuda::Device device, cuda::OpenDevice());
+StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(bool portable) {
+  T6_ASSIGN_OR_RETURN(cuda::Device device, cuda::OpenDevice());
+  if (portable) device.code = cuda::ChipCode::kPortable;
   std::unique_ptr<CudaBackend> backend(new CudaBackend);
   T6_RETURN_IF_ERROR(backend->stream_.Create());
   cudaStream_t stream = backend->stream_.get();
-  T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device.n_sms));
+  T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device));
   cuda::TpaAttentionOptions options;
   options.stream = stream;
-  T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
+  options.force_portable = portable;
+  if (!portable) {
+    T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
+  }
   options.general = cuda::MakeSimpleAttention();
   backend->general_attention_ = options.general.get();
   T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
@@ -399,6 +403,6 @@ StatusOr<StepResult> CudaBackend::WaitSample() {
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Backend>> MakeCudaBackend() { return CudaBackend::Make(); }
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(bool portable) { return CudaBackend::Make(portable); }
 
 }  // namespace t6

@@ -1,6 +1,6 @@
-// The CUDA device: one GPU of compute capability 9, FlashTPA over factor pages. See backend.h for the
-// operations. Launches are ordered on one stream; a step is waited for once, in WaitSample, and a second one
-// may be launched before.
+// The CUDA device: one GPU, FlashTPA over factor pages by kernels for Hopper or by portable ones (chip.h).
+// See backend.h for the operations. Launches are ordered on one stream; a step is waited for once, in
+// WaitSample, and a second one may be launched before.
 #pragma once
 
 #include <memory>
@@ -11,6 +11,7 @@ namespace t6 {
 
 // UNAVAILABLE says what is missing: a GPU, a driver (or one recent enough), cuBLASLt. UNIMPLEMENTED names a
 // GPU that this build has no code for.
-StatusOr<std::unique_ptr<Backend>> MakeCudaBackend();
+// `portable`: on any GPU what one without Hopper's instructions runs, for tests.
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(bool portable = false);
 
 }  // namespace t6

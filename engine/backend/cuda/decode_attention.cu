@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/backend/cuda/chip.h"
 #include "engine/backend/cuda/decode_attention.h"
 #include "engine/backend/cuda/decode_combine.h"
 #include "engine/backend/cuda/decode_instances.h"
@@ -91,7 +92,7 @@ cudaError_t DecodeDevice::Query(DecodeDevice* device) {
   read(cudaDevAttrComputeCapabilityMajor, &major);
   read(cudaDevAttrMultiProcessorCount, &device->n_sms);
   read(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &device->max_shared_per_sm);
-  device->portable = major != 9;
+  device->portable = CodeForThisChip() != ChipCode::kHopper;
   return error == cudaSuccess && major < 8 ? cudaErrorNotSupported : error;
 }
 

@@ -43,9 +43,11 @@ StatusOr<Device> OpenDevice() {
   T6_RETURN_IF_CUDA_ERROR(cudaSetDevice(device.index));
   cudaDeviceProp properties{};
   T6_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device.index));
-  if (properties.major != 9 || properties.minor != 0) {
-    return Unimplemented("{} has compute capability {}.{}; this build has code for 9.0 alone",
-                         properties.name, properties.major, properties.minor);
+  device.code = CodeForThisChip();
+  if (device.code == ChipCode::kNone) {
+    return Unimplemented(
+        "{} has compute capability {}.{}; this build has code for {} alone (T6_CUDA_ARCHITECTURES)",
+        properties.name, properties.major, properties.minor, T6_CUDA_ARCHITECTURES);
   }
   size_t free = 0, total = 0;
   T6_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));

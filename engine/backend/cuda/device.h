@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 
+#include "engine/backend/cuda/chip.h"
 #include "engine/base/status.h"
 
 namespace t6::cuda {
@@ -11,6 +12,7 @@ namespace t6::cuda {
 struct Device {
   int index = 0;
   int n_sms = 0;
+  ChipCode code = ChipCode::kNone;
   std::string description;      // "NVIDIA H200, 139 GiB, driver for CUDA 13.0"
   size_t memory_available = 0;  // what the plan may use: free memory less what the driver takes later
 };

@@ -5,7 +5,6 @@
 #include <tuple>
 #include <utility>
 
-#include "engine/backend/cuda/skinny.h"
 #include "engine/base/check.h"
 
 namespace t6::cuda {
@@ -31,9 +30,9 @@ int MostPieces(const ModelSizes& sizes) { return sizes.width; }
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Gemm>> Gemm::Make(cudaStream_t stream, int n_sms) {
+StatusOr<std::unique_ptr<Gemm>> Gemm::Make(cudaStream_t stream, const Device& device) {
   T6_ASSIGN_OR_RETURN(std::unique_ptr<Matmul> matmul, Matmul::Make(stream));
-  return std::unique_ptr<Gemm>(new Gemm(std::move(matmul), stream, n_sms));
+  return std::unique_ptr<Gemm>(new Gemm(std::move(matmul), stream, device));
 }
 
 StatusOr<std::unique_ptr<PackedMatrix>> Gemm::Pack(const std::vector<TensorView>& parts, DType compute,
@@ -140,7 +139,7 @@ Status Gemm::TuneShape(const std::vector<const PackedWeights*>& alike, int n_row
 }
 
 RowStats Gemm::StatsFor(const float* x, int n_rows) {
-  const bool few = compute_ == DType::kBF16 && n_rows <= kMaxSkinnyRows;
+  const bool few = compute_ == DType::kBF16 && n_rows <= max_skinny_rows_;
   stats_of_ = few ? x : nullptr;
   return few ? stats_ : RowStats();
 }
@@ -221,7 +220,7 @@ Status Gemm::Project(const ProjectParams& p, int n_rows) {
   T6_CHECK(!swiglu || (p.out_dtype == w.dtype() && p.out_stride == w.padded_outputs()));
   T6_CHECK(swiglu || p.out_dtype == DType::kF32);
   if (n_rows == 0) return absl::OkStatus();
-  const bool few = n_rows <= kMaxSkinnyRows && w.dtype() == DType::kBF16;
+  const bool few = n_rows <= max_skinny_rows_ && w.dtype() == DType::kBF16;
   const bool adds_elsewhere = p.epilogue == Epilogue::kAdd && w.n() != width_;
   return few && !adds_elsewhere ? ProjectSkinny(p, w, n_rows) : ProjectMany(p, w, n_rows);
 }

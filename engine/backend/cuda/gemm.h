@@ -10,8 +10,10 @@
 
 #include "engine/backend/backend.h"
 #include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/device.h"
 #include "engine/backend/cuda/matmul.h"
 #include "engine/backend/cuda/row_kernels.h"
+#include "engine/backend/cuda/skinny.h"
 
 namespace t6::cuda {
 
@@ -41,7 +43,7 @@ class PackedWeights final : public PackedMatrix {
 class Gemm {
  public:
   // UNAVAILABLE without cuBLASLt.
-  static StatusOr<std::unique_ptr<Gemm>> Make(cudaStream_t stream, int n_sms);
+  static StatusOr<std::unique_ptr<Gemm>> Make(cudaStream_t stream, const Device& device);
 
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu);
@@ -57,8 +59,11 @@ class Gemm {
   std::string version() const { return matmul_->version(); }
 
  private:
-  Gemm(std::unique_ptr<Matmul> matmul, cudaStream_t stream, int n_sms)
-      : matmul_(std::move(matmul)), stream_(stream), n_sms_(n_sms) {}
+  Gemm(std::unique_ptr<Matmul> matmul, cudaStream_t stream, const Device& device)
+      : matmul_(std::move(matmul)),
+        stream_(stream),
+        n_sms_(device.n_sms),
+        max_skinny_rows_(device.code == ChipCode::kHopper ? kMaxSkinnyRows : 0) {}
 
   struct Rows {  // of a product's input
     const void* data;
@@ -75,6 +80,7 @@ class Gemm {
   std::unique_ptr<Matmul> matmul_;
   cudaStream_t stream_;
   int n_sms_;
+  int max_skinny_rows_;
   DType compute_ = DType::kBF16;
   size_t prepared_bytes_ = 0;
   DeviceMemory staging_;   // of Pack

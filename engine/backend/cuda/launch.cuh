@@ -7,6 +7,8 @@
 
 #include <utility>
 
+#include "engine/backend/cuda/chip.h"
+
 namespace t6::cuda {
 
 // Kernels that want a multiprocessor's memory divided otherwise do not run on it side by side: all kernels of
@@ -30,7 +32,7 @@ cudaError_t LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, int n_thr
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
   launch.attrs = &overlap;
-  launch.numAttrs = 1;
+  launch.numAttrs = CodeForThisChip() == ChipCode::kHopper ? 1 : 0;  // other code does not wait
   return cudaLaunchKernelEx(&launch, kernel, std::forward<Arguments>(arguments)...);
 }
 

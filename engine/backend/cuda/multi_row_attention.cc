@@ -6,6 +6,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "engine/backend/cuda/chip.h"
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/decode_shape.h"
 #include "engine/backend/cuda/prefill_attention.h"
@@ -343,11 +344,11 @@ StatusOr<const MultiRowAttention::PageMaps*> MultiRowAttention::MapsOf(const Lay
 }  // namespace
 
 StatusOr<std::unique_ptr<AttentionPath>> MakeMultiRowAttention(const MultiRowOptions& options) {
-  int device = 0, n_sms = 0, major = 0;
+  int device = 0, n_sms = 0;
   T6_RETURN_IF_CUDA_ERROR(cudaGetDevice(&device));
   T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, device));
-  T6_RETURN_IF_CUDA_ERROR(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return std::unique_ptr<AttentionPath>(std::make_unique<MultiRowAttention>(options, n_sms, major == 9));
+  return std::unique_ptr<AttentionPath>(
+      std::make_unique<MultiRowAttention>(options, n_sms, CodeForThisChip() == ChipCode::kHopper));
 }
 
 }  // namespace t6::cuda

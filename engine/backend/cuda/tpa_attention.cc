@@ -292,7 +292,7 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
   call.head_norm_weight = params.head_norm_weight;
   call.partials = partials_, call.out = {params.out, params.out_dtype == DType::kBF16};
   call.max_sequences = step_.sequence_capacity;
-  call.overlaps_prior = stored_since_plan_;
+  call.overlaps_prior = stored_since_plan_ && !device_.portable;
   T6_RETURN_IF_CUDA_ERROR(LaunchDecodeAttention(call, options_.stream));
   return absl::OkStatus();
 }

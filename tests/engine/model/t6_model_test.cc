@@ -66,9 +66,12 @@ class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case
   static const ModelSpec& spec() { return std::get<1>(GetParam()).spec; }
 
   void SetUp() override {
-    auto made = MakeBackend({.device = std::get<0>(GetParam()), .threads = 2});
+    const std::string& device = std::get<0>(GetParam());
+    auto made = MakeBackend({.device = device == "cpu" ? "cpu" : "cuda",
+                             .portable_kernels = device == "cuda_portable",
+                             .threads = 2});
     if (!made.ok()) {
-      ASSERT_EQ(std::get<0>(GetParam()), "cuda") << made.status();
+      ASSERT_NE(device, "cpu") << made.status();
       GTEST_SKIP() << made.status();
     }
     backend_ = std::move(made->backend);
@@ -276,7 +279,7 @@ TEST_P(T6ModelTest, AStepInFlightFeedsTheNext) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, T6ModelTest,
-    ::testing::Combine(::testing::Values("cpu", "cuda"),
+    ::testing::Combine(::testing::Values("cpu", "cuda", "cuda_portable"),
                        ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2)},
                                          Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2)},
                                          Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1)},
