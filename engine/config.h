@@ -16,7 +16,7 @@ struct EngineConfig {
   std::string model_directory;
   std::string device = "auto";       // auto | cpu | cuda
   std::string dtype = "bf16";        // bf16 | f32: weights and products
-  std::string cache_dtype = "auto";  // auto (as dtype) | bf16 | f32
+  std::string cache_dtype = "auto";  // auto (as dtype) | bf16 | f32 | fp8
   int threads = 0;                   // 0: by affinity and cgroup quota
   size_t cache_bytes = 0;            // 0: automatic
   int max_context = 0;               // 0: the model's block_size; may exceed it
@@ -52,7 +52,9 @@ struct ModelInfo {
   int width = 0;  // of the residual stream
   int max_context = 0;
   int64_t n_parameters = 0;
-  std::string device;  // "cpu: AVX-512 bf16, 2 threads"
+  std::string device;       // "cpu: AVX-512 bf16, 2 threads"
+  std::string dtype;        // of weights and products: "bf16"
+  std::string cache_dtype;  // of cached factors: "fp8"
   std::optional<double> default_temperature, default_top_p;
   std::optional<int> default_top_k, default_max_new_tokens;
   std::vector<int32_t> eos_token_ids;

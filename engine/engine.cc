@@ -41,6 +41,8 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
             .max_context = p.resolved.limits.max_context,
             .n_parameters = p.spec.n_parameters,
             .device = fmt::format("{}: {}", p.backend->info().kind, p.backend->info().description),
+            .dtype = std::string(NameOf(p.resolved.compute)),
+            .cache_dtype = std::string(NameOf(p.resolved.cache_dtype)),
             .default_temperature = defaults.temperature,
             .default_top_p = defaults.top_p,
             .default_top_k = defaults.top_k,
@@ -63,7 +65,7 @@ EngineLoopConfig LoopConfig(const EngineConfig& config, const Prepared& p, const
   loop.max_queued_requests = config.max_queued_requests;
   loop.max_queued_tokens = config.max_queued_tokens;
   loop.cache_key = fmt::format("{}/{}/{}/{}/{}", p.spec.variant, p.spec.n_parameters, p.info.device,
-                               NameOf(p.resolved.compute), NameOf(p.resolved.cache_dtype));
+                               p.info.dtype, p.info.cache_dtype);
   return loop;
 }
 

@@ -18,7 +18,7 @@ EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunne
       scheduler_(config.scheduler, &cache_, metrics, clock) {
   T6_CHECK(config_.scheduler.pipeline_depth <= static_cast<int>(plans_.size()),
            "{} steps in flight, and plans for {}", config_.scheduler.pipeline_depth, plans_.size());
-  metrics_->SetCacheConfig(kPageTokens, info_.memory.n_pages);
+  metrics_->SetCacheConfig(kPageTokens, info_.memory.n_pages, info_.cache_dtype);
   metrics_->max_num_seqs.Set(config.scheduler.max_num_seqs);
   PublishState();
   thread_ = std::thread([this] { Loop(); });

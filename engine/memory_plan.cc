@@ -1,6 +1,11 @@
 #include "engine/memory_plan.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <vector>
 
 #include "engine/backend/page_layout.h"
 #include "engine/model/t6_model.h"
@@ -10,10 +15,14 @@ namespace {
 
 constexpr int kMaxContext = 1 << 24;
 
-StatusOr<DType> ParseDType(std::string_view flag, const std::string& value) {
-  if (value == "f32") return DType::kF32;
-  if (value == "bf16") return DType::kBF16;
-  return InvalidArgument("{} \"{}\" is unknown; use bf16 or f32", flag, value);
+StatusOr<DType> ParseDType(std::string_view flag, const std::string& value,
+                           std::initializer_list<DType> allowed) {
+  std::vector<std::string_view> names;
+  for (const DType type : allowed) {
+    if (value == NameOf(type)) return type;
+    names.push_back(NameOf(type));
+  }
+  return InvalidArgument("{} \"{}\" is unknown; use one of {}", flag, value, fmt::join(names, ", "));
 }
 
 Status CheckRange(std::string_view flag, int64_t value, int64_t low, int64_t high) {
@@ -28,10 +37,11 @@ double MiB(size_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSpec& spec,
                                        const DeviceInfo& device) {
   ResolvedConfig resolved;
-  T6_ASSIGN_OR_RETURN(resolved.compute, ParseDType("--dtype", config.dtype));
+  T6_ASSIGN_OR_RETURN(resolved.compute, ParseDType("--dtype", config.dtype, {DType::kBF16, DType::kF32}));
   resolved.cache_dtype = resolved.compute;
   if (config.cache_dtype != "auto") {
-    T6_ASSIGN_OR_RETURN(resolved.cache_dtype, ParseDType("--cache-dtype", config.cache_dtype));
+    T6_ASSIGN_OR_RETURN(resolved.cache_dtype, ParseDType("--cache-dtype", config.cache_dtype,
+                                                         {DType::kBF16, DType::kF32, DType::kFp8}));
   }
   T6_RETURN_IF_ERROR(CheckRange("--max-context", config.max_context, 0, kMaxContext));
   T6_RETURN_IF_ERROR(CheckRange("--max-num-seqs", config.max_num_seqs, 1, 4096));
@@ -42,6 +52,7 @@ StatusOr<ResolvedConfig> ResolveConfig(const EngineConfig& config, const ModelSp
     return InvalidArgument("--max-step-ms is {}; it must be above 0", config.max_step_ms);
 
   StepLimits& limits = resolved.limits;
+  limits.page_dtype = resolved.cache_dtype;
   limits.max_context = config.max_context > 0 ? config.max_context : spec.block_size;
   limits.max_sequences = config.max_num_seqs;
   // A step holds a decode row of every sequence besides its prefill rows.

@@ -124,9 +124,10 @@ constexpr Option kOptions[] = {
      [](C& c, View v) {
        return Assign(c.engine.dtype, ParseChoice(v, {"bf16", "f32"}));
      }},
-    {"cache-dtype", "auto|bf16|f32", Option::kValue, "cached factors (auto: as --dtype)",
+    {"cache-dtype", "auto|bf16|f32|fp8", Option::kValue,
+     "cached factors (auto: as --dtype; fp8 is half of bf16's bytes, rounded to 4 bits)",
      [](C& c, View v) {
-       return Assign(c.engine.cache_dtype, ParseChoice(v, {"auto", "bf16", "f32"}));
+       return Assign(c.engine.cache_dtype, ParseChoice(v, {"auto", "bf16", "f32", "fp8"}));
      }},
     {"cache-bytes", "auto|SIZE", Option::kValue,
      "memory for cached factors, such as 4GiB (auto: from what is free)", SetCacheBytes},

@@ -189,9 +189,10 @@ Status Daemon::Impl::LoadEngine() {
   }
   model.created = absl::ToUnixSeconds(absl::Now());
   if (!info.why_not_cuda.empty()) spdlog::warn("serving on the CPU: {}", info.why_not_cuda);
-  spdlog::info("{}: {}, {:.1f} M parameters, context {}; {}; cache {} tokens in {:.0f} MiB", model.name,
-               info.variant, static_cast<double>(info.n_parameters) / 1e6, info.max_context, info.device,
-               info.memory.cache_tokens(), static_cast<double>(info.memory.cache_bytes) / (1 << 20));
+  spdlog::info("{}: {}, {:.1f} M parameters, context {}; {}; {}, cache {} tokens of {} in {:.0f} MiB",
+               model.name, info.variant, static_cast<double>(info.n_parameters) / 1e6, info.max_context,
+               info.device, info.dtype, info.memory.cache_tokens(), info.cache_dtype,
+               static_cast<double>(info.memory.cache_bytes) / (1 << 20));
   return absl::OkStatus();
 }
 

@@ -18,6 +18,8 @@ v1::Model Describe(const ServedModel& served) {
   model.set_n_parameters(info.n_parameters);
   model.set_vocab_size(info.vocab_size);
   model.set_device(info.device);
+  model.set_dtype(info.dtype);
+  model.set_cache_dtype(info.cache_dtype);
   return model;
 }
 

@@ -76,6 +76,7 @@ int PrintPlan(const ServerConfig& config) {
   fmt::print("model       {} ({}, {:.1f} M parameters)\n", config.served_model_name, info->variant,
              static_cast<double>(info->n_parameters) / 1e6);
   fmt::print("device      {}\n", info->device);
+  fmt::print("types       {} weights and products, {} factors\n", info->dtype, info->cache_dtype);
   fmt::print("context     {} tokens\n", info->max_context);
   fmt::print("weights     {:10.1f} MiB\n", mib(memory.weight_bytes));
   fmt::print("workspace   {:10.1f} MiB\n", mib(memory.workspace_bytes));

@@ -22,15 +22,18 @@ ExitCode RunModels(Connection& connection, const Options& options) {
                         {"n_parameters", model.n_parameters()},
                         {"vocab_size", model.vocab_size()},
                         {"max_model_len", model.max_model_len()},
-                        {"device", model.device()}});
+                        {"device", model.device()},
+                        {"dtype", model.dtype()},
+                        {"cache_dtype", model.cache_dtype()}});
     }
     fmt::print("{}\n", models.dump(2));
     return kDone;
   }
   for (const v1::Model& model : *listed) {
-    fmt::print("{}\n  {}, {:.1f} M parameters, vocabulary {}, context {} tokens\n  on {}\n", model.id(),
-               model.variant(), static_cast<double>(model.n_parameters()) / 1e6, model.vocab_size(),
-               model.max_model_len(), model.device());
+    fmt::print(
+        "{}\n  {}, {:.1f} M parameters, vocabulary {}, context {} tokens\n  on {}, {}, factors in {}\n",
+        model.id(), model.variant(), static_cast<double>(model.n_parameters()) / 1e6, model.vocab_size(),
+        model.max_model_len(), model.device(), model.dtype(), model.cache_dtype());
   }
   return kDone;
 }

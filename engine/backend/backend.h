@@ -43,12 +43,14 @@ class DeviceBuffer {
   size_t size_ = 0;
 };
 
-// The largest step that will ever be asked for; workspaces are allocated from it, once.
+// The largest step that will ever be asked for, and the pages that it reads; workspaces are allocated from
+// it, once.
 struct StepLimits {
   int max_rows = 0;
   int max_sequences = 0;
   int max_outputs = 0;
   int max_context = 0;
+  DType page_dtype = DType::kBF16;
 };
 
 // What workspaces depend on besides.

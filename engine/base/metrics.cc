@@ -76,8 +76,10 @@ EngineMetrics::EngineMetrics(Registry& r, const std::string& name)
                                   With({{"model_name", name}}, "phase", "commit"))),
       success(
           BuildCounter().Name("vllm:request_success_total").Help("Requests finished, by reason").Register(r)),
-      cache_config(
-          BuildGauge().Name("vllm:cache_config_info").Help("Page size and number of pages").Register(r)),
+      cache_config(BuildGauge()
+                       .Name("vllm:cache_config_info")
+                       .Help("Page size, number of pages and type of the factors in them")
+                       .Register(r)),
       model_name(name) {
   for (const char* reason : {"stop", "length", "abort"})
     success.Add({{"model_name", name}, {"finished_reason", reason}});
@@ -87,10 +89,11 @@ void EngineMetrics::CountFinished(const std::string& reason) {
   success.Add({{"model_name", model_name}, {"finished_reason", reason}}).Increment();
 }
 
-void EngineMetrics::SetCacheConfig(int page_tokens, int n_pages) {
+void EngineMetrics::SetCacheConfig(int page_tokens, int n_pages, const std::string& cache_dtype) {
   cache_config
       .Add({{"model_name", model_name},
             {"block_size", std::to_string(page_tokens)},
+            {"cache_dtype", cache_dtype},
             {"num_gpu_blocks", std::to_string(n_pages)}})
       .Set(1);
 }

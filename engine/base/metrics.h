@@ -41,12 +41,12 @@ struct EngineMetrics {
   prometheus::Counter& step_forward_seconds;            // t6:step_seconds_total{phase="forward"}
   prometheus::Counter& step_commit_seconds;             // t6:step_seconds_total{phase="commit"}
   prometheus::Family<prometheus::Counter>& success;     // vllm:request_success_total{finished_reason}
-  prometheus::Family<prometheus::Gauge>& cache_config;  // vllm:cache_config_info{block_size,num_gpu_blocks}
+  prometheus::Family<prometheus::Gauge>& cache_config;  // vllm:cache_config_info
   const std::string model_name;
 
   // reason: "stop", "length" or "abort".
   void CountFinished(const std::string& reason);
-  void SetCacheConfig(int page_tokens, int n_pages);
+  void SetCacheConfig(int page_tokens, int n_pages, const std::string& cache_dtype);
 };
 
 }  // namespace t6

@@ -119,6 +119,7 @@ std::string_view SafetensorsName(DType dtype) {
     case DType::kBF16:
       return "BF16";
     case DType::kI32:
+    case DType::kFp8:
       break;
   }
   T6_CHECK(false, "{} has no safetensors name here", NameOf(dtype));

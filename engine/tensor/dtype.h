@@ -9,9 +9,11 @@
 
 namespace t6 {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kI32 };
+enum class DType : uint8_t { kF32, kF16, kBF16, kI32, kFp8 };
 
-constexpr size_t SizeOf(DType type) { return type == DType::kF32 || type == DType::kI32 ? 4 : 2; }
+constexpr size_t SizeOf(DType type) {
+  return type == DType::kF32 || type == DType::kI32 ? 4 : type == DType::kFp8 ? 1 : 2;
+}
 
 constexpr std::string_view NameOf(DType type) {
   switch (type) {
@@ -23,16 +25,22 @@ constexpr std::string_view NameOf(DType type) {
       return "bf16";
     case DType::kI32:
       return "i32";
+    case DType::kFp8:
+      return "fp8";
   }
   return "?";
 }
 
-// Storage types of two bytes; arithmetic is done in float.
+// Storage types; arithmetic is done in float.
 struct bf16 {
   uint16_t bits;
 };
 struct f16 {
   uint16_t bits;
+};
+// e4m3: sign, 4 bits of exponent, 3 of mantissa; up to 448, no infinities.
+struct fp8 {
+  uint8_t bits;
 };
 
 inline float ToFloat(bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
@@ -55,6 +63,26 @@ inline float ToFloat(f16 x) {
     return sign ? -tiny : tiny;
   }
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+}
+
+inline float ToFloat(fp8 x) {
+  if ((x.bits & 0x7f) == 0x7f) return std::bit_cast<float>(0x7fc00000u);
+  // The same bits as a float32 of an exponent that is 120 too small; its denormals are e4m3's.
+  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x80) << 24, rest = (x.bits & 0x7fu) << 20;
+  return std::bit_cast<float>(sign | rest) * 0x1p120f;
+}
+
+// What is beyond 448 becomes 448.
+inline fp8 ToFp8(float x) {
+  const uint32_t u = std::bit_cast<uint32_t>(x), size = u & 0x7fffffffu;
+  const auto sign = static_cast<uint8_t>(u >> 24 & 0x80);
+  if (size > 0x7f800000u) return {static_cast<uint8_t>(sign | 0x7f)};
+  if (size >= 0x43e80000u) return {static_cast<uint8_t>(sign | 0x7e)};  // 464, half way to what would be next
+  if (size < 0x3c800000u) {  // below 2^-6: multiples of 2^-9, rounded by the sum
+    const float sum = std::bit_cast<float>(size) + 0x1.8p14f;
+    return {static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(sum) & 0xf))};
+  }
+  return {static_cast<uint8_t>(sign | ((size + 0x7ffffu + ((size >> 20) & 1) - (120u << 23)) >> 20))};
 }
 
 }  // namespace t6

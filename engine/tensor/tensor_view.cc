@@ -30,6 +30,7 @@ void ConvertToFloat(const void* src, DType type, int64_t n, float* dst) {
       return;
     }
     case DType::kI32:
+    case DType::kFp8:
       break;
   }
   T6_CHECK(false, "no conversion from {}", NameOf(type));

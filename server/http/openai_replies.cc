@@ -142,7 +142,9 @@ OrderedJson ModelJson(const v1::Model& model) {
            {{"variant", model.variant()},
             {"n_parameters", model.n_parameters()},
             {"vocab_size", model.vocab_size()},
-            {"device", model.device()}}}};
+            {"device", model.device()},
+            {"dtype", model.dtype()},
+            {"cache_dtype", model.cache_dtype()}}}};
 }
 
 OrderedJson CompletionChoiceJson(const v1::CompletionChoice& choice, const ReplyShape& shape, bool in_chunk,

@@ -98,7 +98,7 @@ TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
   ASSERT_TRUE(on_->Reserve(kLimits, spec, {.width = 32, .mlp_width = 40, .vocab = 50}).ok());
   constexpr int kLayers = 3, kPages = 4;
   for (const int valid : {1, 18, 19, 63}) {
-    for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (DType dtype : {DType::kF32, DType::kBF16, DType::kFp8}) {
       const PageLayout layout(spec, dtype);
       std::vector<uint8_t> before(kLayers * kPages * layout.page_bytes());
       for (size_t i = 0; i < before.size(); ++i) before[i] = static_cast<uint8_t>(i * 7 + 1) | 1;  // not zero
@@ -109,7 +109,6 @@ TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
       ASSERT_TRUE(on_->BeginStep(plan, spec).ok());
       ASSERT_TRUE(on_->CopyAndClearPages({base, &layout, kLayers, kPages}).ok());
       const std::vector<uint8_t> pages = on_.Get(base, before.size());
-      const size_t size = SizeOf(dtype);
       for (int layer = 0; layer < kLayers; ++layer) {
         const auto page = [&](std::vector<uint8_t> const& all, int id) {
           return all.data() + (layer * kPages + id) * layout.page_bytes();
@@ -118,9 +117,9 @@ TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
         EXPECT_EQ(std::memcmp(page(pages, 3), page(before, 1), layout.page_bytes()), 0);
         for (size_t i = 0; i < layout.page_bytes(); ++i) ASSERT_EQ(page(pages, 1)[i], 0);
         for (const PagePart& part : layout.parts()) {
-          const bool token_minor = part.name == PartName::kAK || part.name == PartName::kAV;
+          const size_t size = SizeOf(part.dtype);
           for (int i = 0; i < part.ranks * part.rows * part.width; ++i) {
-            const int token = token_minor ? i % part.width : i / part.width % part.rows;
+            const int token = part.token_minor ? i % part.width : i / part.width % part.rows;
             const size_t offset = part.offset + i * size;
             const bool same = std::memcmp(page(pages, 2) + offset, page(before, 0) + offset, size) == 0;
             const uint8_t zeros[4] = {};

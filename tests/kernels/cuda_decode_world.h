@@ -73,7 +73,9 @@ class CudaDecodeWorld {
       : case_(c), random_(seed), layout_(Spec(c), DType::kBF16) {
     const AttentionSpec spec = Spec(c);
     reference_.spec = spec;
-    reference_.store = [](double x) { return static_cast<double>(RoundToBf16(static_cast<float>(x))); };
+    reference_.store = [](std::vector<double>& x) {
+      for (double& v : x) v = RoundToBf16(static_cast<float>(v));
+    };
     const int longest = std::max(1, *std::max_element(c.lengths.begin(), c.lengths.end()));
     std::uniform_real_distribution<float> angle(0.0f, 6.28f);
     for (int i = 0; i < longest * (spec.rotary_dim / 2); ++i) {

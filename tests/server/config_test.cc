@@ -155,7 +155,7 @@ TEST(Config, ErrorsNameTheFlagAndQuoteTheValue) {
       {{"--model", "a", "--cache-bytes", "-1"}, "\"-1\" is not a size"},
       {{"--model", "a", "--cache-bytes", "0"}, "leaves no cache"},
       {{"--model", "a", "--cache-bytes", "9999999TiB"}, "more than any machine has"},
-      {{"--model", "a", "--cache-dtype", "fp8"}, "--cache-dtype: \"fp8\" is none of auto, bf16, f32"},
+      {{"--model", "a", "--cache-dtype", "int8"}, "--cache-dtype: \"int8\" is none of auto, bf16, f32, fp8"},
       {{"--model", "a", "--drain-grace", "inf"}, "--drain-grace: inf is not from 0s to 24h"},
       {{"--model", "a", "--drain-grace", "-5s"}, "-5s is not from"},
       {{"--model", "a", "--drain-grace", "soon"}, "\"soon\" is not a duration"},

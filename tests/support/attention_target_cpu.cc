@@ -38,8 +38,9 @@ class CpuAttention final : public AttentionUnderTest {
 
 std::vector<AttentionTarget> AttentionTargets() {
   std::vector<AttentionTarget> targets;
-  for (const DType page : {DType::kF32, DType::kBF16}) {
-    for (const cpu::AttentionKernels& kernels : cpu::AllAttentionKernels(page)) {
+  for (const DType page : {DType::kF32, DType::kBF16, DType::kFp8}) {
+    const DType read_as = page == DType::kFp8 ? DType::kBF16 : page;
+    for (const cpu::AttentionKernels& kernels : cpu::AllAttentionKernels(read_as)) {
       AttentionTarget target;
       target.name = std::string(NameOf(page)) + "_";
       for (const char c : std::string(kernels.name)) {
@@ -47,7 +48,7 @@ std::vector<AttentionTarget> AttentionTargets() {
       }
       target.page = page, target.compute = kernels.compute;
       target.sharing_keeps_bits = kernels.head_values == nullptr;
-      target.is_best = kernels.name == cpu::BestAttentionKernels(page).name;
+      target.is_best = kernels.name == cpu::BestAttentionKernels(read_as).name;
       target.threads = {1, 2, 5};
       target.make = [kernels](int n_threads, bool /*fixed_splits*/) -> std::unique_ptr<AttentionUnderTest> {
         return std::make_unique<CpuAttention>(n_threads, kernels);

@@ -15,6 +15,7 @@
 #include "engine/schedule/step_plan.h"
 #include "tests/support/attention_target.h"
 #include "tests/support/reference_attention.h"
+#include "tests/support/reference_fp8.h"
 
 namespace t6::testing {
 
@@ -38,7 +39,7 @@ class AttentionWorld {
 
   AttentionWorld(const AttentionSpec& spec, DType dtype, int n_pages, int max_context, uint32_t seed)
       : spec_(spec), layout_(spec, dtype), random_(seed), n_pages_(n_pages), max_context_(max_context) {
-    bytes_.resize(layout_.page_bytes() * n_pages, 0xff);  // NaN in both types
+    bytes_.resize(layout_.page_bytes() * n_pages, 0xff);  // NaN in every type
     std::uniform_real_distribution<float> angle(0.0f, 6.28f);
     for (int i = 0; i < max_context * (spec.rotary_dim / 2); ++i) {
       const float a = angle(random_);
@@ -49,8 +50,11 @@ class AttentionWorld {
     reference_.spec = spec;
     if (dtype == DType::kBF16) {
       // The store rounds what is float32 already.
-      reference_.store = [](double x) { return static_cast<double>(RoundToBf16(static_cast<float>(x))); };
+      reference_.store = [](std::vector<double>& x) {
+        for (double& v : x) v = RoundToBf16(static_cast<float>(v));
+      };
     }
+    if (dtype == DType::kFp8) reference_.store = RoundToFp8;
     for (int i = 0; i < n_pages; ++i) free_.push_back(i);
     std::shuffle(free_.begin(), free_.end(), random_);
   }

@@ -15,8 +15,10 @@ struct ReferenceAttention {
   AttentionSpec spec;
   std::vector<float> cos, sin;          // [positions, rotary_dim / 2]
   std::vector<float> head_norm_weight;  // [d] when spec.head_norm
-  // What the cache does to a stored number: the identity, or rounding to bfloat16.
-  std::function<double(double)> store = [](double x) { return x; };
+  // What the cache does to the vectors of a rank-one term, A's column [h] or B's row [d]: nothing, or it
+  // rounds them.
+  using Keep = std::function<void(std::vector<double>&)>;
+  Keep store = [](std::vector<double>&) {};
 
   // y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos over the two halves of rotary_dim.
   std::vector<double> Rotated(const float* x, int position) const {
@@ -43,19 +45,22 @@ struct ReferenceAttention {
     return y;
   }
 
-  // [h][d] of A [h, rank] and B [rank, d], divided by the rank; `keep` is what happens to each number first.
+  // [h][d] of A [h, rank] and B [rank, d], divided by the rank; `keep` is what happens to each vector first.
   enum class Rotate { kNot, kExactly, kInF32 };
   std::vector<double> Expanded(const float* a, const float* b, int rank, int position, Rotate rotate,
-                               const std::function<double(double)>& keep) const {
+                               const Keep& keep) const {
     const int h = spec.n_heads, d = spec.head_dim;
     std::vector<double> out(static_cast<size_t>(h) * d, 0.0);
     for (int r = 0; r < rank; ++r) {
       const float* x = b + r * d;
-      const std::vector<double> row = rotate == Rotate::kNot       ? std::vector<double>(x, x + d)
-                                      : rotate == Rotate::kExactly ? Rotated(x, position)
-                                                                   : RotatedInF32(x, position);
+      std::vector<double> row = rotate == Rotate::kNot       ? std::vector<double>(x, x + d)
+                                : rotate == Rotate::kExactly ? Rotated(x, position)
+                                                             : RotatedInF32(x, position);
+      std::vector<double> column(h);
+      for (int j = 0; j < h; ++j) column[j] = a[j * rank + r];
+      keep(row), keep(column);
       for (int j = 0; j < h; ++j) {
-        for (int i = 0; i < d; ++i) out[j * d + i] += keep(a[j * rank + r]) * keep(row[i]) / rank;
+        for (int i = 0; i < d; ++i) out[j * d + i] += column[j] * row[i] / rank;
       }
     }
     return out;
@@ -67,7 +72,7 @@ struct ReferenceAttention {
   };
   Token Form(const std::vector<float>& qkv, int position) const {
     const int h = spec.n_heads, d = spec.head_dim;
-    const auto exact = [](double x) { return x; };
+    const auto exact = [](std::vector<double>&) {};
     Token token;
     if (spec.full_query) {
       for (int j = 0; j < h; ++j) {

@@ -106,6 +106,10 @@ class Model:
     n_parameters: int
     vocab_size: int
     device: str
+    dtype: str
+    """Of weights and products."""
+    cache_dtype: str
+    """Of cached factors."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,8 @@ def model(wire: models_pb2.Model) -> Model:
         n_parameters=wire.n_parameters,
         vocab_size=wire.vocab_size,
         device=wire.device,
+        dtype=wire.dtype,
+        cache_dtype=wire.cache_dtype,
     )
 
 

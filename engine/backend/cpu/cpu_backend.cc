@@ -51,12 +51,11 @@ void CopyPage(const PageLayout& layout, const uint8_t* source, uint8_t* destinat
   }
   std::memset(destination, 0, layout.page_bytes());
   for (const PagePart& part : layout.parts()) {
-    const bool token_minor = part.name == PartName::kAK || part.name == PartName::kAV;
     const size_t row_bytes = static_cast<size_t>(part.width) * SizeOf(part.dtype);
     // A: every row holds all tokens, the first `valid` of which are its head. B: a row is a token.
-    const int n_runs = token_minor ? part.ranks * part.rows : part.ranks;
-    const size_t stride = token_minor ? row_bytes : row_bytes * part.rows;
-    const size_t bytes = token_minor ? valid * SizeOf(part.dtype) : valid * row_bytes;
+    const int n_runs = part.token_minor ? part.ranks * part.rows : part.ranks;
+    const size_t stride = part.token_minor ? row_bytes : row_bytes * part.rows;
+    const size_t bytes = part.token_minor ? valid * SizeOf(part.dtype) : valid * row_bytes;
     for (int run = 0; run < n_runs; ++run) {
       const size_t offset = part.offset + run * stride;
       std::memcpy(destination + offset, source + offset, bytes);

@@ -13,7 +13,8 @@ constexpr int kTileRows = 32;  // rows of one product
 
 struct ExpandScratch {
   ExpandScratch(const AttentionShape& s, Carver& c)
-      : padded(c.Take<float>(static_cast<size_t>(std::max(s.rank_k, s.rank_v)) * 64 * s.dp)),
+      : page(c.Take<bf16>(PageNumbers(s))),
+        padded(c.Take<float>(static_cast<size_t>(std::max(s.rank_k, s.rank_v)) * 64 * s.dp)),
         expanded(c.Take<float>(64 * s.dp)),
         expanded_values(c.Take<float>(64 * s.dp)),
         keys(c.Take<float>(64 * s.dp)),
@@ -27,6 +28,7 @@ struct ExpandScratch {
         sum(c.Take<float>(kMaxBlockRows)),
         visible(c.Take<int>(kTileRows)) {}
 
+  bf16* page;
   float *padded, *expanded, *expanded_values, *keys, *values, *query, *queries, *logits, *rounded, *out, *max,
       *sum;
   int* visible;
@@ -79,7 +81,7 @@ void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scr
   std::fill_n(x.sum, task.n_rows, 0.0f);
 
   for (int page = 0; page <= last / kPageTokens; ++page) {
-    const PageView view(run.params->pages, task.pages[page]);
+    const PageView view = ViewPage(run, task.pages[page], task.head, task.head + 1, x.page);
     const int valid = Visible(last, page);
     k.expand({.a = view.ak,
               .b = PaddedRows(run, view.bk, s.rank_k, valid, x.padded),

@@ -11,7 +11,8 @@ namespace {
 
 struct FactorScratch {
   FactorScratch(const AttentionShape& s, Carver& c)
-      : padded(c.Take<float>(64 * s.dp)),
+      : page(c.Take<bf16>(PageNumbers(s))),
+        padded(c.Take<float>(64 * s.dp)),
         padded_values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
         keys(c.Take<float>(static_cast<size_t>(s.rank_k) * 64 * s.dp)),
         values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
@@ -29,6 +30,7 @@ struct FactorScratch {
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         visible(c.Take<int>(s.block_m)) {}
 
+  bf16* page;
   float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
       *paired, *head_values, *all_weights, *out, *max, *sum;
   int* visible;
@@ -73,7 +75,7 @@ class FactorPass {
   }
 
   void Page(int page) {
-    const PageView view(run_.params->pages, task_.pages[page]);
+    const PageView view = ViewPage(run_, task_.pages[page], 0, s_.h, x_.page);
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = Visible(run_.positions[task_.first_row + task_.n_rows - 1], page);
     next_ = {};

@@ -216,6 +216,27 @@ void Expand(const ExpandArgs& e) {
   if (e.valid < 64) std::memset(e.out + e.valid * e.dp, 0, sizeof(float) * (64 - e.valid) * e.dp);
 }
 
+// e4m3 has the bits of a float32 whose exponent is 120 too small, denormals included. NaN does not survive,
+// but the store writes none without a scale that is NaN.
+inline void WidenFp8(const WidenArgs& w) {
+  const Df d;
+  const hn::RebindToUnsigned<Df> d32;
+  const hn::RebindToSigned<Df> di;
+  const hn::Rebind<uint8_t, Df> d8;
+  const hn::Rebind<uint16_t, Df> d16;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  const Vf power = hn::Set(d, 0x1p120f);
+  for (int i = 0; i < w.rows * 64; i += lanes) {
+    const auto x = hn::PromoteTo(d32, hn::LoadU(d8, w.in + i));
+    const auto sign = hn::ShiftLeft<24>(hn::And(x, hn::Set(d32, 0x80)));
+    const auto rest = hn::ShiftLeft<20>(hn::And(x, hn::Set(d32, 0x7f)));
+    Vf y = hn::Mul(hn::BitCast(d, hn::Or(sign, rest)), power);
+    if (w.scales != nullptr) y = hn::Mul(y, hn::LoadU(d, w.scales + i % 64));
+    const auto high = hn::BitCast(di, hn::ShiftRight<16>(hn::BitCast(d32, y)));
+    hn::StoreU(hn::DemoteTo(d16, high), d16, reinterpret_cast<uint16_t*>(w.out) + i);
+  }
+}
+
 // --- the end ---
 
 void Finish(const FinishArgs& f) {
@@ -275,6 +296,7 @@ AttentionKernels MakeTable() {
   k.weigh = Weigh<T>;
   k.expand = Expand<T>;
   k.finish = Finish;
+  k.widen_fp8 = WidenFp8;
   return k;
 }
 

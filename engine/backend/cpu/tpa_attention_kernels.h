@@ -123,6 +123,14 @@ struct ExpandArgs {
   float* out = nullptr;  // [64][dp]
 };
 
+// Rows of 64 numbers of an fp8 page as bfloat16, times the scales of their columns; exact.
+struct WidenArgs {
+  const uint8_t* in = nullptr;    // [rows][64]
+  const float* scales = nullptr;  // [64], or null: 1
+  int rows = 0;
+  bf16* out = nullptr;  // [rows][64]
+};
+
 // Merges partials by log-sum-exp in their order, divides by the sum, applies subln, writes.
 struct FinishArgs {
   float* parts = nullptr;  // part s, entry e at s * part_stride + e * dp; the first is overwritten
@@ -180,9 +188,10 @@ struct AttentionKernels {
   void (*pair_ranks)(const void* rows, int rank, int dp, void* paired) = nullptr;
   void (*head_values)(const ExpandArgs& args, int n_heads, const void* paired, void* out) = nullptr;
   void (*finish)(const FinishArgs& args) = nullptr;
+  void (*widen_fp8)(const WidenArgs& args) = nullptr;
 };
 
-// The best table for pages of this type on this CPU.
+// The best table for pages of this type, kF32 or kBF16, on this CPU. fp8 pages are read as bfloat16.
 const AttentionKernels& BestAttentionKernels(DType page);
 // Every table that this CPU can run, best first: for tests.
 std::vector<AttentionKernels> AllAttentionKernels(DType page);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "engine/backend/cpu/tpa_attention_tasks.h"
 #include "engine/base/check.h"
@@ -30,18 +31,47 @@ class Carver {
   size_t used_ = 0;
 };
 
-// One page's parts.
+// One page's parts, of run.kernels->page type.
 struct PageView {
-  PageView(const LayerPages& pages, int32_t id) {
-    T6_DCHECK(id >= 0 && id < pages.n_pages, "page {} of {}", id, pages.n_pages);
-    const uint8_t* base = pages.base + static_cast<size_t>(id) * pages.layout->page_bytes();
-    bk = base + pages.layout->part(PartName::kBK).offset,
-    ak = base + pages.layout->part(PartName::kAK).offset;
-    bv = base + pages.layout->part(PartName::kBV).offset,
-    av = base + pages.layout->part(PartName::kAV).offset;
-  }
   const uint8_t *bk, *ak, *bv, *av;
 };
+
+// bfloat16 numbers that a page holds.
+inline size_t PageNumbers(const AttentionShape& s) {
+  return static_cast<size_t>(s.rank_k + s.rank_v) * 64 * (s.d + s.h);
+}
+
+// The page where it lies; one in fp8 is widened into `buffer` [PageNumbers], A for heads [first_head,
+// head_end) alone.
+inline PageView ViewPage(const AttentionRun& run, int32_t id, int first_head, int head_end, bf16* buffer) {
+  const LayerPages& pages = run.params->pages;
+  T6_DCHECK(id >= 0 && id < pages.n_pages, "page {} of {}", id, pages.n_pages);
+  const uint8_t* base = pages.base + static_cast<size_t>(id) * pages.layout->page_bytes();
+  const auto at = [&](PartName name) { return base + pages.layout->part(name).offset; };
+  if (pages.layout->dtype() != DType::kFp8)
+    return {at(PartName::kBK), at(PartName::kAK), at(PartName::kBV), at(PartName::kAV)};
+  const int h = run.shape->h, d = run.shape->d;
+  const auto widen_b = [&](PartName name, int ranks) {
+    run.kernels->widen_fp8({.in = at(name), .rows = ranks * d, .out = buffer});  // 64 tokens: rows of 64
+    return reinterpret_cast<const uint8_t*>(std::exchange(buffer, buffer + ranks * d * 64));
+  };
+  const auto widen_a = [&](PartName name, PartName scales, int ranks) {
+    for (int r = 0; r < ranks; ++r) {
+      const int begin = (r * h + first_head) * 64;
+      run.kernels->widen_fp8({.in = at(name) + begin,
+                              .scales = reinterpret_cast<const float*>(at(scales)) + r * 64,
+                              .rows = head_end - first_head,
+                              .out = buffer + begin});
+    }
+    return reinterpret_cast<const uint8_t*>(std::exchange(buffer, buffer + ranks * h * 64));
+  };
+  PageView view{};
+  view.bk = widen_b(PartName::kBK, run.shape->rank_k);
+  view.ak = widen_a(PartName::kAK, PartName::kSK, run.shape->rank_k);
+  view.bv = widen_b(PartName::kBV, run.shape->rank_v);
+  view.av = widen_a(PartName::kAV, PartName::kSV, run.shape->rank_v);
+  return view;
+}
 
 // Rows [n_ranks][64][d] of a page as [n_ranks][64][dp] with zeros from `valid` on: a copy only where they are
 // not so yet.

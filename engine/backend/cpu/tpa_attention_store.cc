@@ -1,7 +1,11 @@
 #include "engine/backend/cpu/tpa_attention_store.h"
 
 #include <algorithm>
+#include <bit>
+#include <utility>
+#include <vector>
 
+#include "engine/backend/fp8_scale.h"
 #include "engine/base/check.h"
 
 namespace t6::cpu {
@@ -9,58 +13,95 @@ namespace {
 
 inline void Put(float x, float* out) { *out = x; }
 inline void Put(float x, bf16* out) { *out = ToBf16(x); }
+inline void Put(float x, fp8* out) { *out = ToFp8(x); }
 
-// One row of B_K, rotated.
+// out = f * rotated in.
 template <typename T>
-void PutRotated(const float* in, const float* cos, const float* sin, int half, int d, T* out) {
+void PutRotated(const float* in, const float* cos, const float* sin, int half, int d, float f, T* out) {
   for (int i = 0; i < half; ++i) {
-    Put(in[i] * cos[i] + in[half + i] * sin[i], out + i);
-    Put(in[half + i] * cos[i] - in[i] * sin[i], out + half + i);
+    Put((in[i] * cos[i] + in[half + i] * sin[i]) * f, out + i);
+    Put((in[half + i] * cos[i] - in[i] * sin[i]) * f, out + half + i);
   }
-  for (int i = 2 * half; i < d; ++i) Put(in[i], out + i);
+  for (int i = 2 * half; i < d; ++i) Put(in[i] * f, out + i);
+}
+
+// The bits of the largest of n numbers, `stride` apart.
+uint32_t Largest(const float* x, int n, int stride) {
+  uint32_t largest = 0;
+  for (int i = 0; i < n; ++i)
+    largest = std::max(largest, std::bit_cast<uint32_t>(x[i * stride]) & 0x7fffffff);
+  return largest;
 }
 
 template <typename T>
-void StoreRow(const StoreFactorsParams& p, int row, int position, int slot) {
-  const AttentionSpec& spec = *p.spec;
-  const PageLayout& layout = *p.pages.layout;
-  const int h = spec.n_heads, d = spec.head_dim, half = spec.rotary_dim / 2, t = slot % kPageTokens;
-  uint8_t* page = p.pages.base + static_cast<size_t>(slot / kPageTokens) * layout.page_bytes();
-  const auto part = [&](PartName name) { return reinterpret_cast<T*>(page + layout.part(name).offset); };
-  const float* ak_in = p.qkv + static_cast<size_t>(row) * spec.qkv_elements() + spec.q_elements();
-  const float* bk_in = ak_in + h * spec.k.rank;
-  const float* av_in = bk_in + spec.k.rank * d;
-  const float* bv_in = av_in + h * spec.v.rank;
+class RowStore {
+ public:
+  RowStore(const StoreFactorsParams& p, int row, int position, int slot)
+      : p_(p),
+        h_(p.spec->n_heads),
+        d_(p.spec->head_dim),
+        half_(p.spec->rotary_dim / 2),
+        token_(slot % kPageTokens),
+        page_(p.pages.base + static_cast<size_t>(slot / kPageTokens) * p.pages.layout->page_bytes()),
+        factors_(p.qkv + static_cast<size_t>(row) * p.spec->qkv_elements() + p.spec->q_elements()),
+        cos_(p.cos + static_cast<size_t>(position) * half_),
+        sin_(p.sin + static_cast<size_t>(position) * half_) {}
 
-  T *ak = part(PartName::kAK), *bk = part(PartName::kBK), *av = part(PartName::kAV),
-    *bv = part(PartName::kBV);
-  const float* cos = p.cos + static_cast<size_t>(position) * half;
-  const float* sin = p.sin + static_cast<size_t>(position) * half;
-  for (int r = 0; r < spec.k.rank; ++r) {
-    PutRotated(bk_in + r * d, cos, sin, half, d, bk + (static_cast<size_t>(r) * kPageTokens + t) * d);
-    for (int j = 0; j < h; ++j)
-      Put(ak_in[j * spec.k.rank + r], ak + (static_cast<size_t>(r) * h + j) * kPageTokens + t);
+  void Run() {
+    Factor(p_.spec->k.rank, half_, PartName::kBK, PartName::kAK, PartName::kSK);
+    Factor(p_.spec->v.rank, 0, PartName::kBV, PartName::kAV, PartName::kSV);
   }
-  for (int u = 0; u < spec.v.rank; ++u) {
-    T* out = bv + (static_cast<size_t>(u) * kPageTokens + t) * d;
-    for (int i = 0; i < d; ++i) Put(bv_in[u * d + i], out + i);
-    for (int j = 0; j < h; ++j)
-      Put(av_in[j * spec.v.rank + u], av + (static_cast<size_t>(u) * h + j) * kPageTokens + t);
+
+ private:
+  template <typename Number>
+  Number* Part(PartName name) const {
+    return reinterpret_cast<Number*>(page_ + p_.pages.layout->part(name).offset);
   }
-}
+
+  // A [h, rank], then B [rank, d] of the projections.
+  void Factor(int rank, int half, PartName b_name, PartName a_name, PartName scales_name) {
+    const float* a_in = std::exchange(factors_, factors_ + static_cast<size_t>(rank) * h_);
+    const float* b_in = std::exchange(factors_, factors_ + static_cast<size_t>(rank) * d_);
+    for (int r = 0; r < rank; ++r) {
+      float a_factor = 1.0f, b_factor = 1.0f;
+      if constexpr (sizeof(T) == 1) {
+        rotated_.resize(d_);
+        PutRotated(b_in + static_cast<size_t>(r) * d_, cos_, sin_, half, d_, 1.0f, rotated_.data());
+        const uint32_t a = Largest(a_in + r, h_, rank), b = Largest(rotated_.data(), d_, 1);
+        a_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(a)));
+        b_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(b)));
+        Part<uint32_t>(scales_name)[r * kPageTokens + token_] = Fp8ScaleBits(a, b);
+      }
+      PutRotated(b_in + static_cast<size_t>(r) * d_, cos_, sin_, half, d_, b_factor,
+                 Part<T>(b_name) + (static_cast<size_t>(r) * kPageTokens + token_) * d_);
+      T* a_out = Part<T>(a_name) + static_cast<size_t>(r) * h_ * kPageTokens + token_;
+      for (int j = 0; j < h_; ++j) Put(a_in[j * rank + r] * a_factor, a_out + j * kPageTokens);
+    }
+  }
+
+  const StoreFactorsParams& p_;
+  const int h_, d_, half_, token_;
+  uint8_t* page_;
+  const float* factors_;  // what comes next of the row's
+  const float *cos_, *sin_;
+  std::vector<float> rotated_;
+};
 
 }  // namespace
 
 void StoreFactorRows(const StoreFactorsParams& params, const StepPlan& plan, int begin, int end) {
-  const bool f32 = params.pages.layout->dtype() == DType::kF32;
+  const DType type = params.pages.layout->dtype();
   for (int row = begin; row < end; ++row) {
     const int slot = plan.slots[row];
     T6_DCHECK(slot >= 0 && slot / kPageTokens < params.pages.n_pages, "slot {} of {} pages", slot,
               params.pages.n_pages);
-    if (f32) {
-      StoreRow<float>(params, row, plan.positions[row], slot);
+    const int position = plan.positions[row];
+    if (type == DType::kF32) {
+      RowStore<float>(params, row, position, slot).Run();
+    } else if (type == DType::kBF16) {
+      RowStore<bf16>(params, row, position, slot).Run();
     } else {
-      StoreRow<bf16>(params, row, plan.positions[row], slot);
+      RowStore<fp8>(params, row, position, slot).Run();
     }
   }
 }

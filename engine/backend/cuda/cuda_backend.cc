@@ -87,9 +87,8 @@ cuda::PageParts PartsOf(const PageLayout& layout) {
     cuda::PageParts::Part& to = parts.parts[parts.n_parts++];
     to.offset = static_cast<int64_t>(part.offset), to.bytes = static_cast<int64_t>(part.bytes);
     to.row_bytes = part.width * static_cast<int>(SizeOf(part.dtype)), to.rows_per_rank = part.rows;
-    to.token_minor = part.name == PartName::kAK || part.name == PartName::kAV;
+    to.element_bytes = static_cast<int>(SizeOf(part.dtype)), to.token_minor = part.token_minor;
   }
-  parts.element_bytes = static_cast<int>(SizeOf(layout.dtype()));
   parts.page_bytes = static_cast<int64_t>(layout.page_bytes());
   return parts;
 }
@@ -257,7 +256,7 @@ size_t CudaBackend::WorkspaceBytes(const StepLimits& limits, const AttentionSpec
 
 Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
   // At load, not at the first step.
-  T6_RETURN_IF_ERROR(general_attention_->Supports(spec, sizes.compute));
+  T6_RETURN_IF_ERROR(general_attention_->Supports(spec, limits.page_dtype));
   limits_ = limits;
   graphs_ = std::make_unique<cuda::StepGraphs>(stream_.get());
   T6_RETURN_IF_ERROR(gemm_->Reserve(limits, spec, sizes));

@@ -153,18 +153,17 @@ __global__ void __launch_bounds__(kThreads) CopyPages(const __grid_constant__ Co
   uint8_t* layer = call.base + static_cast<int64_t>(blockIdx.y) * call.n_pages * call.layout.page_bytes;
   const uint8_t* from = layer + copy.source * call.layout.page_bytes;
   uint8_t* to = layer + copy.destination * call.layout.page_bytes;
-  const int size = call.layout.element_bytes;
   for (int p = 0; p < call.layout.n_parts; ++p) {
     const PageParts::Part& part = call.layout.parts[p];
-    // In words of four bytes: one number of float32, two of bfloat16.
-    const int row_words = part.row_bytes / 4;
-    for (int64_t word = threadIdx.x; word < part.bytes / 4; word += kThreads) {
-      const int64_t row = word / row_words;
-      const int column = static_cast<int>(word % row_words) * 4 / size;
+    // In words of four bytes, which may hold numbers of several tokens.
+    for (int word = threadIdx.x; word < part.bytes / 4; word += kThreads) {
       uint32_t value = reinterpret_cast<const uint32_t*>(from + part.offset)[word];
-      const int token = part.token_minor ? column : static_cast<int>(row % part.rows_per_rank);
-      if (token >= copy.valid_tokens) value = 0;
-      if (part.token_minor && size == 2 && token + 1 >= copy.valid_tokens) value &= 0xffffu;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int byte = word * 4 + i, row = byte / part.row_bytes;
+        const int token = part.token_minor ? byte % part.row_bytes / part.element_bytes : row % part.rows_per_rank;
+        if (token >= copy.valid_tokens) value &= ~(0xffu << 8 * i);
+      }
       reinterpret_cast<uint32_t*>(to + part.offset)[word] = value;
     }
   }

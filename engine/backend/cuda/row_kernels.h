@@ -63,12 +63,11 @@ struct PageParts {
   static constexpr int kMaxParts = 8;
   struct Part {
     int64_t offset, bytes;
-    int row_bytes, rows_per_rank;
+    int row_bytes, rows_per_rank, element_bytes;
     bool token_minor;
   };
   Part parts[kMaxParts];
   int n_parts = 0;
-  int element_bytes = 0;
   int64_t page_bytes = 0;
 };
 // The step's copies in every layer, then its clears.

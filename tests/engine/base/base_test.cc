@@ -40,12 +40,12 @@ TEST(CheckDeathTest, SaysWhatFailedAndWhere) {
 TEST(MetricsTest, EveryNameIsThereBeforeTheFirstRequest) {
   prometheus::Registry registry;
   EngineMetrics metrics(registry, "m");
-  metrics.SetCacheConfig(64, 10);
+  metrics.SetCacheConfig(64, 10, "fp8");
   metrics.CountFinished("stop");
   const std::string text = prometheus::TextSerializer().Serialize(registry.Collect());
   for (const char* name :
        {"vllm:num_requests_running{model_name=\"m\"} 0", "vllm:num_requests_waiting{",
-        "vllm:kv_cache_usage_perc{", "vllm:cache_config_info{block_size=\"64\",",
+        "vllm:kv_cache_usage_perc{", "vllm:cache_config_info{block_size=\"64\",cache_dtype=\"fp8\",",
         "vllm:prefix_cache_queries_total{", "vllm:prefix_cache_hits_total{", "vllm:prompt_tokens_total{",
         "vllm:generation_tokens_total{", "vllm:time_to_first_token_seconds_bucket{",
         "vllm:inter_token_latency_seconds_count{", "vllm:e2e_request_latency_seconds_sum{",

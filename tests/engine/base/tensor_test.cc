@@ -6,6 +6,7 @@
 #include "engine/tensor/buffer.h"
 #include "engine/tensor/dtype.h"
 #include "engine/tensor/tensor_view.h"
+#include "tests/support/reference_fp8.h"
 
 namespace t6 {
 namespace {
@@ -35,6 +36,32 @@ TEST(DTypeTest, EveryFloat16Converts) {
       ASSERT_EQ(got, sign * want) << bits;
     }
   }
+}
+
+TEST(DTypeTest, EveryFp8NumberConverts) {
+  for (int bits = 0; bits < 127; ++bits) {
+    const float want = static_cast<float>(testing::Fp8Numbers()[bits]);
+    EXPECT_EQ(ToFloat(fp8{static_cast<uint8_t>(bits)}), want);
+    EXPECT_EQ(ToFloat(fp8{static_cast<uint8_t>(bits | 0x80)}), -want);
+    EXPECT_EQ(ToFp8(want).bits, bits);
+    EXPECT_EQ(ToFp8(-want).bits, bits | 0x80);
+  }
+  EXPECT_TRUE(std::isnan(ToFloat(fp8{0x7f})) && std::isnan(ToFloat(fp8{0xff})));
+}
+
+TEST(DTypeTest, Fp8RoundsToNearestEvenAndStopsAt448) {
+  for (int bits = 0; bits < 126; ++bits) {
+    const double low = testing::Fp8Numbers()[bits], high = testing::Fp8Numbers()[bits + 1];
+    const auto tie = static_cast<float>((low + high) / 2);
+    for (const float x : {tie, std::nextafter(tie, 0.0f), std::nextafter(tie, 1000.0f)})
+      ASSERT_EQ(ToFp8(x).bits, testing::NearestFp8(x)) << x;
+  }
+  for (const float x : {449.0f, 463.9f, 464.0f, 480.0f, 1e30f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(ToFp8(x).bits, 0x7e) << x;
+    EXPECT_EQ(ToFp8(-x).bits, 0xfe) << x;
+  }
+  EXPECT_EQ(ToFp8(1e-40f).bits, 0);
+  EXPECT_EQ(ToFp8(std::numeric_limits<float>::quiet_NaN()).bits & 0x7f, 0x7f);
 }
 
 TEST(TensorViewTest, ConvertsAndDescribes) {
