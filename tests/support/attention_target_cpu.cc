@@ -47,7 +47,7 @@ std::vector<AttentionTarget> AttentionTargets() {
         if (std::isalnum(static_cast<unsigned char>(c))) target.name += c;
       }
       target.page = page, target.compute = kernels.compute;
-      target.sharing_keeps_bits = kernels.head_values == nullptr;
+      target.sharing_keeps_bits = kernels.head_weights == nullptr;
       target.is_best = kernels.name == cpu::BestAttentionKernels(read_as).name;
       target.threads = {1, 2, 5};
       target.make = [kernels](int n_threads, bool /*fixed_splits*/) -> std::unique_ptr<AttentionUnderTest> {

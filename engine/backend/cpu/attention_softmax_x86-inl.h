@@ -90,14 +90,21 @@ inline __m512 Exp2(__m512 x) {
       _mm512_add_epi32(_mm512_castps_si512(y), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
 }
 
+// Where one row of scores stands in its online softmax.
+struct SoftmaxState {
+  float* max;
+  float* sum;
+  float* out;  // [dp]
+  int dp;
+};
+
 // A row's new maximum: sums and output so far shrink to it.
-inline void Shrink(const SoftmaxArgs& s, int i, float most) {
-  const __m512 factor = Exp2(_mm512_set1_ps(s.max[i] - most));
-  s.sum[i] *= _mm512_cvtss_f32(factor);
-  float* out = s.out + static_cast<size_t>(i) * s.dp;
+inline void Shrink(const SoftmaxState& s, float most) {
+  const __m512 factor = Exp2(_mm512_set1_ps(*s.max - most));
+  *s.sum *= _mm512_cvtss_f32(factor);
   for (int c = 0; c < s.dp; c += 16)
-    _mm512_storeu_ps(out + c, _mm512_mul_ps(_mm512_loadu_ps(out + c), factor));
-  s.max[i] = most;
+    _mm512_storeu_ps(s.out + c, _mm512_mul_ps(_mm512_loadu_ps(s.out + c), factor));
+  *s.max = most;
 }
 
 inline void StoreRounded(const __m512 (&x)[4], uint16_t* out) {
@@ -109,31 +116,37 @@ inline void StoreRounded(const __m512 (&x)[4], uint16_t* out) {
 // bfloat16 or float32, and a row rarely has to shrink, or to mispredict that it must, after its first page.
 constexpr float kSlack = 8.0f;
 
-// One row of a page. kAll: it sees every token; else those of the mask.
+// A page's scores of one row become weights. kAll: the row sees every token; else those of the mask.
+template <bool kAll>
+inline void Exponentials(__m512 (&x)[4], uint64_t seen, const SoftmaxState& s) {
+  const auto mask = [&](int v) { return static_cast<__mmask16>(seen >> (16 * v)); };
+  if (!kAll) {
+    const __m512 low = _mm512_set1_ps(-__builtin_huge_valf());
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_mask_mov_ps(low, mask(v), x[v]);
+  }
+  // The exponentials do not wait for a maximum over the row: it is taken only when some score exceeds what
+  // the row's sums allow.
+  const __m512 most = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
+  if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(*s.max + kSlack), _CMP_GT_OQ) != 0)
+    Shrink(s, _mm512_reduce_max_ps(most));
+  const __m512 max = _mm512_set1_ps(*s.max);
+#pragma GCC unroll 4
+  for (int v = 0; v < 4; ++v) {
+    x[v] = Exp2(_mm512_sub_ps(x[v], max));
+    if (!kAll) x[v] = _mm512_maskz_mov_ps(mask(v), x[v]);
+  }
+  *s.sum += _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(x[0], x[2]), _mm512_add_ps(x[1], x[3])));
+}
+
 template <bool kAll>
 inline void SoftmaxRow(const SoftmaxArgs& s, const WeighArgs& w, int i, uint64_t seen, uint16_t* out) {
   const auto mask = [&](int v) { return static_cast<__mmask16>(seen >> (16 * v)); };
   const float* logits = s.logits + static_cast<size_t>(i) * 64;
   __m512 x[4];
 #pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
-    const __m512 low = _mm512_set1_ps(-__builtin_huge_valf());
-    x[v] = kAll ? _mm512_loadu_ps(logits + 16 * v) : _mm512_mask_loadu_ps(low, mask(v), logits + 16 * v);
-  }
-  // The exponentials do not wait for a maximum over the row: it is taken only when some score exceeds what
-  // the row's sums allow.
-  const __m512 most = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
-  if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(s.max[i] + kSlack), _CMP_GT_OQ) != 0) {
-    Shrink(s, i, _mm512_reduce_max_ps(most));
-  }
-  const __m512 max = _mm512_set1_ps(s.max[i]);
-#pragma GCC unroll 4
-  for (int v = 0; v < 4; ++v) {
-    x[v] = Exp2(_mm512_sub_ps(x[v], max));
-    if (!kAll) x[v] = _mm512_maskz_mov_ps(mask(v), x[v]);
-  }
-  s.sum[i] += _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(x[0], x[2]), _mm512_add_ps(x[1], x[3])));
-  if (w.av == nullptr) return StoreRounded(x, out);
+  for (int v = 0; v < 4; ++v) x[v] = _mm512_loadu_ps(logits + 16 * v);
+  Exponentials<kAll>(x, seen, {s.max + i, s.sum + i, s.out + static_cast<size_t>(i) * s.dp, s.dp});
   const auto* av = static_cast<const uint16_t*>(w.av) + static_cast<size_t>(i % w.n_heads) * 64;
   for (int u = 0; u < w.rank_v; ++u, av += static_cast<size_t>(w.n_heads) * 64, out += 64) {
     __m512 y[4];
@@ -147,10 +160,9 @@ inline void SoftmaxRow(const SoftmaxArgs& s, const WeighArgs& w, int i, uint64_t
   }
 }
 
-// Softmax and Weigh of one page in one pass, rounded: weights[i][u * 64 + t] are operands. Without A_V, the
-// weights are p themselves, [i][64].
+// Softmax and Weigh of one page in one pass, rounded: weights[i][u * 64 + t] are operands.
 inline void SoftmaxWeights(const SoftmaxArgs& s, const WeighArgs& w, void* weights) {
-  const int n_out = w.av != nullptr ? w.rank_v * 64 : 64;
+  const int n_out = w.rank_v * 64;
   auto* out = static_cast<uint16_t*>(weights);
   for (int i = 0; i < s.n; ++i, out += n_out) {
     const int visible = s.visible[i];
@@ -162,89 +174,6 @@ inline void SoftmaxWeights(const SoftmaxArgs& s, const WeighArgs& w, void* weigh
       std::fill_n(out, n_out, uint16_t{0});
     }
   }
-}
-
-// --- values of one head, for many rows ---
-
-// B_V [rank][64][dp] -> pairs of ranks interleaved, [(rank + 1) / 2][64][dp][2]: one product then sums two
-// ranks.
-inline void PairRanks(const void* rows, int rank, int dp, void* buffer) {
-  const auto* in = static_cast<const uint16_t*>(rows);
-  auto* out = static_cast<uint16_t*>(buffer);
-  const __m512i low = InterleaveIndex(0), high = InterleaveIndex(16), zero = _mm512_setzero_si512();
-  const size_t n = static_cast<size_t>(64) * dp;
-  for (int u = 0; u < rank; u += 2, in += 2 * n) {
-    for (size_t i = 0; i < n; i += 32, out += 64) {
-      const __m512i x = _mm512_loadu_si512(in + i), y = u + 1 < rank ? _mm512_loadu_si512(in + n + i) : zero;
-      _mm512_storeu_si512(out, _mm512_permutex2var_epi16(x, low, y));
-      _mm512_storeu_si512(out + 32, _mm512_permutex2var_epi16(x, high, y));
-    }
-  }
-}
-
-// A_V of one head as pairs of ranks, a[rank / 2][64][2], zeros from `valid` on.
-inline void PairHeadRanks(const ExpandArgs& e, int head, uint32_t (*a)[64]) {
-  const auto* av = static_cast<const uint16_t*>(e.a) + static_cast<size_t>(head) * 64;
-  const size_t rank_stride = static_cast<size_t>(e.n_heads) * 64;
-  const uint64_t seen = e.valid >= 64 ? ~uint64_t{0} : (uint64_t{1} << e.valid) - 1;
-  const __m512i low = InterleaveIndex(0), high = InterleaveIndex(16), zero = _mm512_setzero_si512();
-  for (int r = 0; r < e.rank; r += 2) {
-    for (int half = 0; half < 2; ++half) {
-      const auto mask = static_cast<__mmask32>(seen >> (32 * half));
-      const uint16_t* at = av + r * rank_stride + 32 * half;
-      const __m512i x = _mm512_maskz_loadu_epi16(mask, at);
-      const __m512i y = r + 1 < e.rank ? _mm512_maskz_loadu_epi16(mask, at + rank_stride) : zero;
-      _mm512_store_si512(a[r / 2] + 32 * half, _mm512_permutex2var_epi16(x, low, y));
-      _mm512_store_si512(a[r / 2] + 32 * half + 16, _mm512_permutex2var_epi16(x, high, y));
-    }
-  }
-}
-
-// kHeads heads at once, because what costs is to read `paired`.
-template <int kPairs, int kHeads>
-void HeadValuesOf(const ExpandArgs& e, const void* paired, void* out) {
-  constexpr int kMostPairs = kPairs > 0 ? kPairs : 32;
-  alignas(64) uint32_t a[kHeads][kMostPairs][64];
-  const int n_pairs = kPairs > 0 ? kPairs : (e.rank + 1) / 2;
-  for (int j = 0; j < kHeads; ++j) PairHeadRanks(e, e.head + j, a[j]);
-  alignas(64) uint16_t index[32];
-  for (int i = 0; i < 16; ++i)
-    index[2 * i] = static_cast<uint16_t>(i), index[2 * i + 1] = static_cast<uint16_t>(16 + i);
-  const __m512i interleave = _mm512_load_si512(index);
-  const auto* b = static_cast<const uint32_t*>(paired);
-  auto* to = static_cast<uint32_t*>(out);
-  const size_t pair_stride = static_cast<size_t>(64) * e.dp, head_stride = static_cast<size_t>(32) * e.dp;
-  for (int t = 0; t < 64; t += 2, b += 2 * e.dp, to += e.dp) {
-#pragma GCC unroll 4
-    for (int c = 0; c < e.dp; c += 16) {
-      __m512 even[kHeads], odd[kHeads];
-#pragma GCC unroll 4
-      for (int j = 0; j < kHeads; ++j) even[j] = odd[j] = _mm512_setzero_ps();
-      for (int p = 0; p < n_pairs; ++p) {
-        const uint32_t* row = b + p * pair_stride + c;
-        const auto x = (__m512bh)_mm512_loadu_si512(row), y = (__m512bh)_mm512_loadu_si512(row + e.dp);
-#pragma GCC unroll 4
-        for (int j = 0; j < kHeads; ++j) {
-          const auto* at = reinterpret_cast<const int*>(a[j][p]) + t;
-          even[j] = _mm512_dpbf16_ps(even[j], x, (__m512bh)_mm512_set1_epi32(at[0]));
-          odd[j] = _mm512_dpbf16_ps(odd[j], y, (__m512bh)_mm512_set1_epi32(at[1]));
-        }
-      }
-#pragma GCC unroll 4
-      for (int j = 0; j < kHeads; ++j) {
-        _mm512_storeu_si512(to + j * head_stride + c,
-                            _mm512_permutexvar_epi16(interleave, RoundTwo(even[j], odd[j])));
-      }
-    }
-  }
-}
-
-// V of n_heads heads from e.head on, rounded and packed as right sides of products: out[head][t / 2][dp][2],
-// zeros from `valid` on. `paired` is what PairRanks made, finite everywhere.
-inline void HeadValues(const ExpandArgs& e, int n_heads, const void* paired, void* out) {
-  if (n_heads == 2)
-    return e.rank <= 2 ? HeadValuesOf<1, 2>(e, paired, out) : HeadValuesOf<0, 2>(e, paired, out);
-  e.rank <= 2 ? HeadValuesOf<1, 1>(e, paired, out) : HeadValuesOf<0, 1>(e, paired, out);
 }
 
 }  // namespace t6::cpu::bf16_kernels

@@ -53,7 +53,7 @@ struct Sizes {
 class TpaAttentionImpl final : public TpaAttention {
  public:
   TpaAttentionImpl(ThreadPool* pool, const AttentionKernels& f32, const AttentionKernels& bf16)
-      : pool_(pool), f32_(f32), bf16_(bf16) {}
+      : pool_(pool), f32_(f32), bf16_(bf16), formed_(pool->n_threads()) {}
 
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
     return Sizes(limits, AttentionShape(spec), pool_->n_threads()).total;
@@ -102,8 +102,8 @@ class TpaAttentionImpl final : public TpaAttention {
     const AttentionKernels& kernels = params.pages.layout->dtype() == DType::kF32 ? f32_ : bf16_;
     auto* queries = reinterpret_cast<float*>(queries_.get());
     const AttentionRun run{
-        &kernels, &shape, &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
-        &tasks_};
+        &kernels, &shape,   &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
+        &tasks_,  ++n_runs_};
     ForRows([&](int begin, int end) { RotateQueries(run, begin, end, queries); });
     for (int row = 0; row < plan_->n_rows(); ++row)
       waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
@@ -118,11 +118,11 @@ class TpaAttentionImpl final : public TpaAttention {
     const AttentionWave& wave = tasks_.waves()[w];
     const auto& expand = tasks_.expand_tasks();
     const auto shared = [&](int i, int worker) {
-      RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker));
+      RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker), &formed_[worker]);
     };
     const auto own = [&](int i, int worker) {
       const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i];
-      RunFactorTask(run, task, Scratch(worker));
+      RunFactorTask(run, task, Scratch(worker), &formed_[worker]);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
         // The last of a row's tasks sees what all others wrote.
         if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
@@ -133,8 +133,9 @@ class TpaAttentionImpl final : public TpaAttention {
     const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0, n_own = wave.own_end - wave.own_begin;
     if (n_expand == 0) return Shares(wave.own_shares, own);
     pool_->Run(n_expand + n_own, [&](int i, int worker) {
-      if (i < n_expand) return RunExpandTask(run, expand[i], Scratch(worker));
-      own(i - n_expand, worker);
+      if (i >= n_expand) return own(i - n_expand, worker);
+      static_cast<FormedQueries&>(formed_[worker]) = {};  // their place is taken
+      RunExpandTask(run, expand[i], Scratch(worker));
     });
   }
 
@@ -151,6 +152,9 @@ class TpaAttentionImpl final : public TpaAttention {
 
   ThreadPool* pool_;
   AttentionKernels f32_, bf16_;
+  struct alignas(64) OwnQueries : FormedQueries {};
+  std::vector<OwnQueries> formed_;  // one a worker
+  uint64_t n_runs_ = 0;
   AttentionPlan tasks_;
   const StepPlan* plan_ = nullptr;
   Bytes slots_, queries_, scratch_;

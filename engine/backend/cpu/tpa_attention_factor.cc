@@ -22,56 +22,63 @@ struct FactorScratch {
         logits(c.Take<float>(static_cast<size_t>(s.block_m) * 64)),
         weights(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
         rounded(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
-        paired(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp)),
+        paired_keys(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp)),
+        paired_values(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp)),
+        head_keys(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
         head_values(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
-        all_weights(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * 64)),
         out(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         max(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
-        visible(c.Take<int>(s.block_m)) {}
+        visible(c.Take<int>(std::max(s.block_m, s.max_task_rows))) {}
 
   bf16* page;
   float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
-      *paired, *head_values, *all_weights, *out, *max, *sum;
+      *paired_keys, *paired_values, *head_keys, *head_values, *out, *max, *sum;
   int* visible;
 };
 
-// From this many rows on, values are expanded head by head: a row then takes h d multiply-adds a token
-// instead of R_V h d, and expanding a page costs about as much as five rows save.
-constexpr int kExpandValuesRows = 6;
+// From this many rows on, keys and values are expanded head by head: a row then takes 2 h d multiply-adds a
+// token instead of R_Q R_K (d + h) + R_V h d, and expanding a page costs as much as about four rows save.
+constexpr int kHeadRows = 5;
 
 // What a factor task keeps from page to page.
 class FactorPass {
  public:
-  FactorPass(const AttentionRun& run, const FactorTask& task, const FactorScratch& scratch)
+  FactorPass(const AttentionRun& run, const FactorTask& task, const FactorScratch& scratch,
+             FormedQueries* formed)
       : run_(run),
         s_(*run.shape),
         task_(task),
         x_(scratch),
+        formed_(formed),
         n_blocks_((task.n_rows + s_.block_rows - 1) / s_.block_rows) {
     // Scores by P = B_Q B_K^T and then A_Q P cost R_Q (d' + h) a rank and token against h d', where d' counts
     // the multiply-adds that the product's instructions do at once.
     const int width = run.kernels->compute == DType::kBF16 ? s_.d / 2 : s_.d;
-    expands_values_ =
-        run.kernels->head_values != nullptr && s_.rank_v > 1 && task.n_rows >= kExpandValuesRows;
+    by_heads_ = run.kernels->head_weights != nullptr && s_.rank_v > 1 && task.n_rows >= kHeadRows;
     // A matrix unit writes whole groups of rows, so that blocks must not touch.
     block_entries_ = run.kernels->cheap_products ? s_.block_m : s_.block_rows * s_.h;
-    factored_ = s_.rank_q > 0 && !run.kernels->cheap_products && s_.rank_q * (width + s_.h) < s_.h * width;
+    factored_ = s_.rank_q > 0 && !by_heads_ && !run.kernels->cheap_products &&
+                s_.rank_q * (width + s_.h) < s_.h * width;
   }
 
   void Begin() {
-    for (int block = 0; block < n_blocks_; ++block) FormQueries(block);
-    const size_t n = static_cast<size_t>(n_blocks_) * block_entries_;
-    if (task_.resume)
-      return ForEachRow([&](int row, float* out, float* max, float* sum) {
-        const float* slot = Slot(row);
-        std::memcpy(out, slot, sizeof(float) * s_.h * s_.dp);
-        std::memcpy(max, slot + static_cast<size_t>(s_.h) * s_.dp, sizeof(float) * s_.h);
-        std::memcpy(sum, slot + static_cast<size_t>(s_.h) * s_.dp + s_.h, sizeof(float) * s_.h);
-      });
-    std::memset(x_.out, 0, n * s_.dp * sizeof(float));
-    std::fill_n(x_.max, n, -std::numeric_limits<float>::infinity());
-    std::fill_n(x_.sum, n, 0.0f);
+    FormAllQueries();
+    PlaceState();
+    if (task_.resume) {
+      if (!in_place_)
+        ForEachRow([&](float* slot, float* out, float* max, float* sum) {
+          Copy(slot, slot + s_.h * s_.dp, slot + s_.h * s_.dp + s_.h, out, max, sum);
+        });
+      return;
+    }
+    // By heads, the first page's product overwrites the output.
+    fresh_ = by_heads_;
+    ForEachRow([&](float* /*slot*/, float* out, float* max, float* sum) {
+      if (!fresh_) std::memset(out, 0, sizeof(float) * s_.h * s_.dp);
+      std::fill_n(max, s_.h, -std::numeric_limits<float>::infinity());
+      std::fill_n(sum, s_.h, 0.0f);
+    });
   }
 
   void Page(int page) {
@@ -84,21 +91,19 @@ class FactorPass {
       next_.at = run_.params->pages.base + next * bytes;
       next_.end = next_.at + bytes;
     }
+    if (by_heads_) return PageByHeads(page, view, valid);
     // Packed once for all blocks; a single block packs each rank just before its product, in the same buffer.
     if (n_blocks_ > 1) {
       for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid);
-      for (int u = 0; u < s_.rank_v && !expands_values_; ++u) values_[u] = PackValues(view, u, valid);
+      for (int u = 0; u < s_.rank_v; ++u) values_[u] = PackValues(view, u, valid);
     }
     for (int block = 0; block < n_blocks_; ++block) Block(block, page, view, valid);
-    if (expands_values_) ExpandedValues(view, valid);
   }
 
   void End() {
-    ForEachRow([&](int row, float* out, float* max, float* sum) {
-      float* slot = Slot(row);
-      std::memcpy(slot, out, sizeof(float) * s_.h * s_.dp);
-      std::memcpy(slot + static_cast<size_t>(s_.h) * s_.dp, max, sizeof(float) * s_.h);
-      std::memcpy(slot + static_cast<size_t>(s_.h) * s_.dp + s_.h, sum, sizeof(float) * s_.h);
+    if (in_place_) return;
+    ForEachRow([&](float* slot, float* out, float* max, float* sum) {
+      Copy(out, max, sum, slot, slot + s_.h * s_.dp, slot + s_.h * s_.dp + s_.h);
     });
   }
 
@@ -132,38 +137,76 @@ class FactorPass {
   int RowsIn(int block) const { return std::min(s_.block_rows, task_.n_rows - block * s_.block_rows); }
   float* Slot(int row) const { return run_.slots + (run_.plan->slot(row) + task_.split) * s_.slot_floats; }
 
+  void Copy(const float* out, const float* max, const float* sum, float* to_out, float* to_max,
+            float* to_sum) const {
+    std::memcpy(to_out, out, sizeof(float) * s_.h * s_.dp);
+    std::memcpy(to_max, max, sizeof(float) * s_.h);
+    std::memcpy(to_sum, sum, sizeof(float) * s_.h);
+  }
+
+  // f(slot, out, max, sum) of each row.
   template <typename F>
   void ForEachRow(const F& f) {
     for (int i = 0; i < task_.n_rows; ++i) {
       const size_t entry = static_cast<size_t>(i / s_.block_rows) * block_entries_ + i % s_.block_rows * s_.h;
-      f(task_.first_row + i, x_.out + entry * s_.dp, x_.max + entry, x_.sum + entry);
+      const size_t out = by_heads_ ? i * out_stride_ : entry * s_.dp,
+                   stat = by_heads_ ? i * stat_stride_ : entry;
+      f(Slot(task_.first_row + i), out_ + out, max_ + stat, sum_ + stat);
     }
   }
 
-  // The left side of the block's score product, as operands: B_Q as it is, or Q = A_Q B_Q.
-  void FormQueries(int block) {
+  // By heads, the state of the rows is computed where it will lie, in their slots, if these are equally far
+  // apart.
+  void PlaceState() {
+    const auto slot = [&](int i) { return run_.plan->slot(task_.first_row + i); };
+    const int step = task_.n_rows > 1 ? slot(1) - slot(0) : 0;
+    in_place_ = by_heads_;
+    for (int i = 1; i < task_.n_rows; ++i) in_place_ = in_place_ && slot(i) - slot(i - 1) == step;
+    if (!in_place_) return;
+    out_ = Slot(task_.first_row), max_ = out_ + s_.h * s_.dp, sum_ = max_ + s_.h;
+    out_stride_ = stat_stride_ = step * s_.slot_floats;
+  }
+
+  // A worker's tasks often have the same rows.
+  void FormAllQueries() {
+    const FormedQueries now{run_.serial, task_.first_row, task_.n_rows};
+    if (*formed_ == now) return;
+    *formed_ = now;
+    // By heads, a row's queries lie behind those of the row before.
+    const int n_forms = by_heads_ ? task_.n_rows : n_blocks_;
+    for (int i = 0; i < n_forms; ++i) {
+      by_heads_ ? FormQueries(task_.first_row + i, 1, static_cast<size_t>(i) * s_.h * s_.dp)
+                : FormQueries(FirstRow(i), RowsIn(i), static_cast<size_t>(i) * s_.block_m * s_.dp);
+    }
+  }
+
+  // The left side of some rows' score product, as operands: B_Q as it is, or Q = A_Q B_Q.
+  void FormQueries(int first, int n_rows, size_t at) {
     const AttentionKernels& k = *run_.kernels;
-    const int n_rows = RowsIn(block), vectors = s_.n_query_vectors;
-    const float* in = run_.queries + static_cast<size_t>(FirstRow(block)) * vectors * s_.dp;
+    const int vectors = s_.n_query_vectors;
+    const float* in = run_.queries + static_cast<size_t>(first) * vectors * s_.dp;
     size_t n = static_cast<size_t>(n_rows) * vectors * s_.dp;
     if (s_.rank_q > 0 && !factored_) {
       for (int i = 0; i < n_rows; ++i) {
-        k.gemm_f32({.a = run_.params->qkv +
-                         static_cast<size_t>(FirstRow(block) + i) * run_.params->spec->qkv_elements(),
-                    .lda = s_.rank_q,
-                    .b = in + static_cast<size_t>(i) * vectors * s_.dp,
-                    .ldb = s_.dp,
-                    .c = x_.query + static_cast<size_t>(i) * s_.h * s_.dp,
-                    .ldc = s_.dp,
-                    .m = s_.h,
-                    .n = s_.dp,
-                    .k = s_.rank_q});
+        k.gemm_f32(
+            {.a = run_.params->qkv + static_cast<size_t>(first + i) * run_.params->spec->qkv_elements(),
+             .lda = s_.rank_q,
+             .b = in + static_cast<size_t>(i) * vectors * s_.dp,
+             .ldb = s_.dp,
+             .c = x_.query + static_cast<size_t>(i) * s_.h * s_.dp,
+             .ldc = s_.dp,
+             .m = s_.h,
+             .n = s_.dp,
+             .k = s_.rank_q});
       }
       in = x_.query, n = static_cast<size_t>(n_rows) * s_.h * s_.dp;
     }
-    auto* out = x_.queries + static_cast<size_t>(block) * s_.block_m * s_.dp;
+    auto* out = Queries(at);
     if (const void* rounded = k.round(in, n, out); rounded != out)
       std::memcpy(out, rounded, n * sizeof(float));
+  }
+  uint8_t* Queries(size_t at) const {
+    return reinterpret_cast<uint8_t*>(x_.queries) + at * SizeOf(run_.kernels->compute);
   }
 
   void Block(int block, int page, const PageView& view, int valid) {
@@ -174,7 +217,7 @@ class FactorPass {
     if (x_.visible[n - 1] == 0) return;
     for (int r = 0; r < s_.rank_k; ++r) {
       FetchPiece();
-      k.gemm({.a = x_.queries + static_cast<size_t>(block) * s_.block_m * s_.dp,
+      k.gemm({.a = Queries(static_cast<size_t>(block) * s_.block_m * s_.dp),
               .lda = s_.dp,
               .b = n_blocks_ > 1 ? keys_[r] : PackKeys(view, r, valid),
               .ldb = 64,
@@ -216,10 +259,6 @@ class FactorPass {
                           .n_heads = s_.h,
                           .weights = x_.weights};
     const void* weights = x_.rounded;
-    if (expands_values_) {
-      k.softmax_weights(softmax, {.n_heads = s_.h}, AllWeights(entry));
-      return;
-    }
     if (k.softmax_weights != nullptr) {
       k.softmax_weights(softmax, weigh, x_.rounded);
     } else {
@@ -231,31 +270,54 @@ class FactorPass {
     Values(weights, n, x_.out + entry * s_.dp, view, valid);
   }
 
-  void* AllWeights(size_t entry) const {
-    return reinterpret_cast<uint8_t*>(x_.all_weights) + entry * 64 * SizeOf(run_.kernels->compute);
+  // Scores, softmax and values of all rows, head by head.
+  void PageByHeads(int page, const PageView& view, int valid) {
+    const AttentionKernels& k = *run_.kernels;
+    for (int i = 0; i < task_.n_rows; ++i) x_.visible[i] = Visible(run_.positions[task_.first_row + i], page);
+    if (valid == 0) return;
+    k.pair_keys(PaddedRows(run_, view.bk, s_.rank_k, valid, x_.keys), s_.rank_k, s_.dp, x_.paired_keys);
+    k.pair_values(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values), s_.rank_v, s_.dp,
+                  x_.paired_values);
+    ExpandArgs keys{.a = view.ak, .rank = s_.rank_k, .n_heads = s_.h}, values = keys;
+    keys.dp = s_.dp, keys.valid = valid;
+    values.a = view.av, values.rank = s_.rank_v, values.dp = s_.dp, values.valid = valid;
+    for (int head = 0; head < s_.h; head += 2) {
+      const int n_heads = std::min(2, s_.h - head);
+      keys.head = values.head = head;
+      k.head_keys(keys, n_heads, x_.paired_keys, x_.head_keys);
+      k.head_values(values, n_heads, x_.paired_values, x_.head_values);
+      for (int i = 0; i < n_heads; ++i) Head(head + i, static_cast<size_t>(i) * 64 * s_.dp);
+    }
+    fresh_ = false;
   }
 
-  // out += p V_head for all rows, head by head.
-  void ExpandedValues(const PageView& view, int valid) {
+  // One head, whose keys and values lie at `at` among the expanded ones.
+  void Head(int head, size_t at) {
     const AttentionKernels& k = *run_.kernels;
-    k.pair_ranks(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values), s_.rank_v, s_.dp, x_.paired);
-    ExpandArgs expand{.a = view.av, .rank = s_.rank_v, .n_heads = s_.h};
-    expand.dp = s_.dp, expand.valid = valid;
-    for (int head = 0; head < s_.h; ++head) {
-      const int which = head % 2;
-      expand.head = head;
-      if (which == 0) k.head_values(expand, std::min(2, s_.h - head), x_.paired, x_.head_values);
-      k.gemm({.a = AllWeights(head),
-              .lda = s_.h * 64,
-              .b = At(x_.head_values, static_cast<size_t>(which) * 64 * s_.dp, k.compute),
-              .ldb = s_.dp,
-              .c = x_.out + static_cast<size_t>(head) * s_.dp,
-              .ldc = s_.h * s_.dp,
-              .m = task_.n_rows,
-              .n = s_.dp,
-              .k = 64,
-              .accumulate = true});
-    }
+    float* out = out_ + static_cast<size_t>(head) * s_.dp;
+    k.head_weights({.queries = Queries(static_cast<size_t>(head) * s_.dp),
+                    .query_stride = static_cast<size_t>(s_.h) * s_.dp,
+                    .keys = At(x_.head_keys, at, k.compute),
+                    .dp = s_.dp,
+                    .n = task_.n_rows,
+                    .visible = x_.visible,
+                    .max = max_ + head,
+                    .sum = sum_ + head,
+                    .stat_stride = stat_stride_,
+                    .out = out,
+                    .out_stride = out_stride_,
+                    .weights = x_.rounded,
+                    .fetch = &next_});
+    k.gemm({.a = x_.rounded,
+            .lda = 64,
+            .b = At(x_.head_values, at, k.compute),
+            .ldb = s_.dp,
+            .c = out,
+            .ldc = static_cast<int>(out_stride_),
+            .m = task_.n_rows,
+            .n = s_.dp,
+            .k = 64,
+            .accumulate = !fresh_});
   }
 
   // out += weights V, rank by rank in one sum.
@@ -282,12 +344,18 @@ class FactorPass {
   const AttentionShape& s_;
   const FactorTask& task_;
   const FactorScratch& x_;
+  FormedQueries* formed_;
   const int n_blocks_;
   PageFetch next_;
   const void* keys_[kMaxFactorRank];
   const void* values_[kMaxFactorRank];
   bool factored_ = false;
-  bool expands_values_ = false;
+  bool by_heads_ = false;
+  bool fresh_ = false;     // nothing has been written to the output yet
+  bool in_place_ = false;  // the state lies in the slots
+  // The state: of row i by heads at i strides, else by blocks.
+  float *out_ = x_.out, *max_ = x_.max, *sum_ = x_.sum;
+  size_t out_stride_ = static_cast<size_t>(s_.h) * s_.dp, stat_stride_ = s_.h;
   int block_entries_ = 0;  // from one block's entries to the next in out, max and sum
 };
 
@@ -299,10 +367,10 @@ size_t FactorScratchBytes(const AttentionShape& shape) {
   return carver.used();
 }
 
-void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch) {
+void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, FormedQueries* formed) {
   Carver carver(scratch);
   const FactorScratch x(*run.shape, carver);
-  FactorPass pass(run, task, x);
+  FactorPass pass(run, task, x, formed);
   if (run.kernels->enter != nullptr) run.kernels->enter();
   pass.Begin();
   for (int page = task.page_begin; page < task.page_end; ++page) pass.Page(page);

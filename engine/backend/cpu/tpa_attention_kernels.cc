@@ -12,6 +12,7 @@
 #include "engine/backend/cpu/tpa_attention_kernels-inl.h"
 
 #if HWY_ONCE
+#include "engine/backend/cpu/attention_heads_x86-inl.h"
 #include "engine/backend/cpu/attention_intrinsics-inl.h"
 #include "engine/backend/cpu/attention_softmax_x86-inl.h"
 
@@ -40,8 +41,11 @@ AttentionKernels DotKernels() {
   k.fetches = true;
   k.score = ScoreBf16;
   k.softmax_weights = bf16_kernels::SoftmaxWeights;
-  k.pair_ranks = bf16_kernels::PairRanks;
+  k.pair_keys = bf16_kernels::PairKeys;
+  k.pair_values = bf16_kernels::PairValues;
+  k.head_keys = bf16_kernels::HeadKeys;
   k.head_values = bf16_kernels::HeadValues;
+  k.head_weights = bf16_kernels::HeadWeights;
   k.gemm = bf16_kernels::Gemm<false>;
   k.gemm_rows = bf16_kernels::Gemm<true>;
   k.pack_keys = bf16_kernels::PackKeys;
@@ -57,7 +61,7 @@ AttentionKernels TileKernels() {
   k.name = "AMX-BF16";
   k.cheap_products = true;
   k.fetches = false;
-  k.head_values = nullptr;  // its products are cheaper than expanding
+  k.head_weights = nullptr;  // its products are cheaper than expanding
   k.enter = amx_kernels::Enter;
   k.leave = amx_kernels::Leave;
   k.gemm = amx_kernels::Gemm;

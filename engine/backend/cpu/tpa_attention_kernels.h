@@ -131,6 +131,23 @@ struct WidenArgs {
   bf16* out = nullptr;  // [rows][64]
 };
 
+// One head's scores and online softmax of a page. weights[i][t] = p[i][t], operands.
+struct HeadWeightsArgs {
+  const void* queries = nullptr;  // operand, row i's [dp] at i * query_stride
+  size_t query_stride = 0;        // elements
+  const void* keys = nullptr;     // packed [dp][64]
+  int dp = 0;
+  int n = 0;                     // rows
+  const int* visible = nullptr;  // [n]
+  float* max = nullptr;          // row i's at i * stat_stride
+  float* sum = nullptr;
+  size_t stat_stride = 1;
+  float* out = nullptr;  // row i's [dp] at i * out_stride
+  size_t out_stride = 0;
+  void* weights = nullptr;  // [n][64]
+  PageFetch* fetch = nullptr;
+};
+
 // Merges partials by log-sum-exp in their order, divides by the sum, applies subln, writes.
 struct FinishArgs {
   float* parts = nullptr;  // part s, entry e at s * part_stride + e * dp; the first is overwritten
@@ -180,13 +197,17 @@ struct AttentionKernels {
   void (*softmax)(const SoftmaxArgs& args) = nullptr;
   void (*weigh)(const WeighArgs& args) = nullptr;
   // Softmax, Weigh and rounding in one, where that is faster, or null; `weights` are operands
-  // [n][rank_v * 64], and logits are not changed. Without A_V they are p, [n][64].
+  // [n][rank_v * 64], and logits are not changed.
   void (*softmax_weights)(const SoftmaxArgs& softmax, const WeighArgs& weigh, void* weights) = nullptr;
   void (*expand)(const ExpandArgs& args) = nullptr;
-  // Values of one head or two for many rows, or null: rows [rank][64][dp] of a page, finite everywhere, ->
-  // `paired`, once for all heads; then with e.a, e.head and e.valid -> packed right sides [n_heads][64][dp].
-  void (*pair_ranks)(const void* rows, int rank, int dp, void* paired) = nullptr;
+  // Many rows on a page, head by head, or null. Rows [rank][64][dp] of a page, finite everywhere, ->
+  // `paired`, [rank rounded up to 2][64][dp] operands, once for all heads; then with e.a, e.head and e.valid
+  // the packed right sides of one head or two, [n_heads][dp][64] and [n_heads][64][dp].
+  void (*pair_keys)(const void* rows, int rank, int dp, void* paired) = nullptr;
+  void (*pair_values)(const void* rows, int rank, int dp, void* paired) = nullptr;
+  void (*head_keys)(const ExpandArgs& args, int n_heads, const void* paired, void* out) = nullptr;
   void (*head_values)(const ExpandArgs& args, int n_heads, const void* paired, void* out) = nullptr;
+  void (*head_weights)(const HeadWeightsArgs& args) = nullptr;
   void (*finish)(const FinishArgs& args) = nullptr;
   void (*widen_fp8)(const WidenArgs& args) = nullptr;
 };

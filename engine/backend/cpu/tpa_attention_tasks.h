@@ -39,6 +39,14 @@ struct AttentionRun {
   const float* queries = nullptr;  // [n_rows][n_query_vectors][dp] rotated and scaled
   float* slots = nullptr;          // [n_slots][slot_floats]
   const AttentionPlan* plan = nullptr;
+  uint64_t serial = 0;  // differs from run to run
+};
+
+// Whose queries a worker's scratch holds.
+struct FormedQueries {
+  uint64_t serial = 0;
+  int first_row = 0, n_rows = 0;
+  bool operator==(const FormedQueries&) const = default;
 };
 
 // Rotates and scales the query vectors of rows [begin, end) into `queries`. The scale makes logits powers
@@ -49,7 +57,7 @@ void RotateQueries(const AttentionRun& run, int begin, int end, float* queries);
 size_t FactorScratchBytes(const AttentionShape& shape);
 size_t ExpandScratchBytes(const AttentionShape& shape);
 
-void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch);
+void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, FormedQueries* formed);
 void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scratch);
 // Merges the row's partials and writes its output.
 void FinishRow(const AttentionRun& run, int row);
