@@ -49,8 +49,9 @@ TEST(ThreadPoolTest, NobodyReadsAheadOnceStopped) {
   ThreadPool pool(2);
   for (int round = 0; round < 200; ++round) {
     std::vector<uint8_t> bytes(size_t{1} << 20);
-    for (int worker = 0; worker < 2; ++worker)
-      pool.SetReadAhead(worker, {{{bytes.data(), bytes.data() + bytes.size()}}});
+    const ThreadPool::ReadAhead ahead = {{{bytes.data(), bytes.data() + bytes.size()}}};
+    const ThreadPool::ReadAhead of_workers[] = {ahead, ahead};
+    pool.SetReadAhead(of_workers);
     pool.RunSticky(2, 1, [](int, int, int) {});
     pool.StopReadingAhead();
   }

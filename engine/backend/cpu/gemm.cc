@@ -30,6 +30,8 @@ struct WeightOrder {
   size_t unit_bytes;
   int n_units;
   const WeightOrder* next = nullptr;
+  std::vector<ThreadPool::ReadAhead> ahead = {};  // of each worker, while this one is multiplied,
+  uint64_t ahead_of = 0;                          // at this count of changes of the order
 };
 
 // Blocks of 64 columns, as gemm_tile.h says. With swiglu, blocks of gate and up take turns, so that one
@@ -169,7 +171,7 @@ class GemmImpl final : public Gemm {
   void ProjectUnits(const ProjectParams& params, const Job& job, const Units& units, int first_row,
                     int end_row, int worker) const;
 
-  void SetReadAhead(const WeightOrder& order);
+  void SetReadAhead(WeightOrder* order);
 
   ThreadPool* pool_;
   BlockKernels kernels_;
@@ -177,8 +179,9 @@ class GemmImpl final : public Gemm {
   WeightArena arena_;
   std::vector<std::unique_ptr<WeightOrder>> orders_;
   WeightOrder* last_order_ = nullptr;  // of the last product
-  std::vector<Own> own_;               // one a worker
-  HostBuffer prepared_;                // the input rows: normalised, rounded, padded
+  uint64_t n_order_changes_ = 1;
+  std::vector<Own> own_;  // one a worker
+  HostBuffer prepared_;   // the input rows: normalised, rounded, padded
   uint64_t n_products_ = 0;
 };
 
@@ -313,22 +316,29 @@ GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   return job;
 }
 
-// Waiting workers read what they will multiply next.
-void GemmImpl::SetReadAhead(const WeightOrder& order) {
-  for (int worker = 0; worker < pool_->n_threads(); ++worker) {
-    ThreadPool::ReadAhead ahead;
-    size_t left = kReadAheadBytes;
-    const WeightOrder* next = order.next;
-    for (ThreadPool::Bytes& bytes : ahead) {
-      if (next == nullptr || left == 0) break;
-      const uint8_t* at = next->data + pool_->FirstOf(next->n_units, worker) * next->unit_bytes;
-      const uint8_t* end = next->data + pool_->FirstOf(next->n_units, worker + 1) * next->unit_bytes;
-      bytes = {at, at + std::min(left, static_cast<size_t>(end - at))};
-      left -= static_cast<size_t>(bytes.end - bytes.at);
-      next = next->next;
-    }
-    pool_->SetReadAhead(worker, ahead);
+// Waiting workers read what they will multiply next. `order` is what is multiplied now.
+void GemmImpl::SetReadAhead(WeightOrder* order) {
+  if (last_order_ != nullptr && last_order_->next != order) {
+    last_order_->next = order;
+    ++n_order_changes_;
   }
+  last_order_ = order;
+  if (std::exchange(order->ahead_of, n_order_changes_) != n_order_changes_) {
+    order->ahead.assign(pool_->n_threads(), {});
+    for (int worker = 0; worker < pool_->n_threads(); ++worker) {
+      size_t left = kReadAheadBytes;
+      const WeightOrder* next = order->next;
+      for (ThreadPool::Bytes& bytes : order->ahead[worker]) {
+        if (next == nullptr || left == 0) break;
+        const uint8_t* at = next->data + pool_->FirstOf(next->n_units, worker) * next->unit_bytes;
+        const uint8_t* end = next->data + pool_->FirstOf(next->n_units, worker + 1) * next->unit_bytes;
+        bytes = {at, at + std::min(left, static_cast<size_t>(end - at))};
+        left -= static_cast<size_t>(bytes.end - bytes.at);
+        next = next->next;
+      }
+    }
+  }
+  pool_->SetReadAhead(order->ahead.data());
 }
 
 void GemmImpl::Project(const ProjectParams& p) {
@@ -346,9 +356,7 @@ void GemmImpl::Project(const ProjectParams& p) {
   const int wanted = std::max(1, 3 * pool_->n_threads() / n_units);
   const int n_chunks = std::min(wanted, (p.n_rows + kTileRows / 2 - 1) / (kTileRows / 2));
   const int chunk = RoundUp((p.n_rows + n_chunks - 1) / n_chunks, kRowStep);
-  if (last_order_ != nullptr) last_order_->next = weights.order();
-  last_order_ = weights.order();
-  if (n_chunks == 1) SetReadAhead(*weights.order());
+  SetReadAhead(weights.order());
   // A last block of few columns is a unit that costs little: it stands alone.
   const int units_at_once = n_chunks > 1 ? 1 : std::max(1, job.blocks_at_once / (weights.swiglu() ? 2 : 1));
   const bool tail = weights.n_outputs() % kBlockColumns != 0 && n_units > 1 && n_chunks == 1;

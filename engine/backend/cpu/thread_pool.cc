@@ -98,7 +98,7 @@ struct alignas(64) Mailbox {
   const void* items = nullptr;
   int first = 0, end = 0;
   int at_once = 1;
-  alignas(64) ThreadPool::ReadAhead read_ahead;
+  const ThreadPool::ReadAhead* read_ahead = nullptr;
 
   static uint32_t LeftOf(uint64_t word) {
     const auto n = static_cast<uint32_t>((word & ~kHalves) >> 32), next = static_cast<uint32_t>(word);
@@ -135,6 +135,7 @@ struct ThreadPool::Impl {
   // region's calls without noticing that this one ended.
   std::vector<Count> done;
   uint32_t n_begun = 0;                        // the caller's alone
+  const ReadAhead* read_ahead = nullptr;       // likewise
   alignas(64) std::atomic<uint32_t> epoch{0};  // what sleepers wait on
   std::atomic<bool> stopping{false};
   std::vector<std::thread> threads;
@@ -149,7 +150,8 @@ struct ThreadPool::Impl {
         box.call(box.items, first, std::min(box.end, first + box.at_once), worker);
       }
       if (calls.n == 0) break;
-      if (own) readers[worker].Start(box.read_ahead);  // as long as the calls do not count as done
+      // As long as the calls do not count as done.
+      if (own && box.read_ahead != nullptr) readers[worker].Start(*box.read_ahead);
       std::atomic<uint32_t>& n = done[worker].n;
       n.store(n.load(std::memory_order_relaxed) + calls.n, std::memory_order_release);
     }
@@ -204,17 +206,13 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : impl_->threads) thread.join();
 }
 
-void ThreadPool::SetReadAhead(int worker, const ReadAhead& bytes) {
-  impl_->mailboxes[worker].read_ahead = bytes;
-}
+void ThreadPool::SetReadAhead(const ReadAhead* bytes) { impl_->read_ahead = bytes; }
+
+const ThreadPool::ReadAhead* ThreadPool::read_ahead() const { return impl_->read_ahead; }
 
 void ThreadPool::StopReadingAhead() {
+  impl_->read_ahead = nullptr;
   for (Reader& reader : impl_->readers) reader.Stop();
-  for (Mailbox& box : impl_->mailboxes) box.read_ahead = {};
-}
-
-const ThreadPool::ReadAhead& ThreadPool::read_ahead(int worker) const {
-  return impl_->mailboxes[worker].read_ahead;
 }
 
 void ThreadPool::SetShare(int worker, int first, int end) {
@@ -226,6 +224,8 @@ void ThreadPool::Begin(int at_once, Taking taking, const void* items, Call call)
   uint32_t n_calls = 0;
   for (Mailbox& box : impl_->mailboxes) {
     box.items = items, box.call = call, box.at_once = at_once;
+    box.read_ahead =
+        impl_->read_ahead == nullptr ? nullptr : impl_->read_ahead + (&box - impl_->mailboxes.data());
     n_calls += box.n_calls();
   }
   if (n_calls == 0) return;

@@ -30,10 +30,11 @@ class ThreadPool {
   };
   using ReadAhead = std::array<Bytes, 3>;
   // From the end of the next region on, until another call replaces it, a worker that waits reads these bytes
-  // into its cache, so that memory does not wait with it. StopReadingAhead returns when none reads any more,
-  // nor will before the next call: the bytes may go.
-  void SetReadAhead(int worker, const ReadAhead& bytes);
-  const ReadAhead& read_ahead(int worker) const;
+  // into its cache, so that memory does not wait with it. `bytes` has an entry for each worker, or is null;
+  // it stays as it is until replaced. StopReadingAhead returns when none reads any more, nor will before the
+  // next call: the bytes may go.
+  void SetReadAhead(const ReadAhead* bytes);
+  const ReadAhead* read_ahead() const;
   void StopReadingAhead();
 
   // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads), the first ones first.

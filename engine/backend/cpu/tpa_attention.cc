@@ -16,6 +16,7 @@ namespace t6::cpu {
 namespace {
 
 constexpr size_t kSlotBytes = size_t{16} << 20;  // partials of one wave, at least
+constexpr int kAlonePages = 2;                   // of one row, that take less time than a second worker saves
 constexpr int kStoreRows = 4;                    // rows of one task of Store and of rotation
 
 struct FreeBytes {
@@ -53,7 +54,7 @@ struct Sizes {
 class TpaAttentionImpl final : public TpaAttention {
  public:
   TpaAttentionImpl(ThreadPool* pool, const AttentionKernels& f32, const AttentionKernels& bf16)
-      : pool_(pool), f32_(f32), bf16_(bf16), formed_(pool->n_threads()) {}
+      : pool_(pool), f32_(f32), bf16_(bf16), workers_(pool->n_threads()) {}
 
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
     return Sizes(limits, AttentionShape(spec), pool_->n_threads()).total;
@@ -105,6 +106,9 @@ class TpaAttentionImpl final : public TpaAttention {
         &kernels, &shape,   &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
         &tasks_,  ++n_runs_};
     ForRows([&](int begin, int end) { RotateQueries(run, begin, end, queries); });
+    const ThreadPool::ReadAhead* ahead = pool_->read_ahead();
+    for (int worker = 0; worker < pool_->n_threads(); ++worker)
+      workers_[worker].ahead = ahead == nullptr ? FetchAhead() : FetchAhead{ahead[worker]};
     for (int row = 0; row < plan_->n_rows(); ++row)
       waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
 
@@ -118,11 +122,11 @@ class TpaAttentionImpl final : public TpaAttention {
     const AttentionWave& wave = tasks_.waves()[w];
     const auto& expand = tasks_.expand_tasks();
     const auto shared = [&](int i, int worker) {
-      RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker), &formed_[worker]);
+      RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker), &workers_[worker]);
     };
     const auto own = [&](int i, int worker) {
       const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i];
-      RunFactorTask(run, task, Scratch(worker), &formed_[worker]);
+      RunFactorTask(run, task, Scratch(worker), &workers_[worker]);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
         // The last of a row's tasks sees what all others wrote.
         if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
@@ -131,10 +135,14 @@ class TpaAttentionImpl final : public TpaAttention {
     Shares(wave.shared_shares, shared);
     // Expanded tasks depend on nothing and are long: they go first, the longest in front.
     const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0, n_own = wave.own_end - wave.own_begin;
+    if (n_expand == 0 && wave.own_cost <= kAlonePages) {
+      for (int i = 0; i < n_own; ++i) own(i, 0);
+      return;
+    }
     if (n_expand == 0) return Shares(wave.own_shares, own);
     pool_->Run(n_expand + n_own, [&](int i, int worker) {
       if (i >= n_expand) return own(i - n_expand, worker);
-      static_cast<FormedQueries&>(formed_[worker]) = {};  // their place is taken
+      workers_[worker].formed = {};  // their place is taken
       RunExpandTask(run, expand[i], Scratch(worker));
     });
   }
@@ -152,8 +160,7 @@ class TpaAttentionImpl final : public TpaAttention {
 
   ThreadPool* pool_;
   AttentionKernels f32_, bf16_;
-  struct alignas(64) OwnQueries : FormedQueries {};
-  std::vector<OwnQueries> formed_;  // one a worker
+  std::vector<WorkerState> workers_;
   uint64_t n_runs_ = 0;
   AttentionPlan tasks_;
   const StepPlan* plan_ = nullptr;

@@ -45,12 +45,12 @@ constexpr int kHeadRows = 5;
 class FactorPass {
  public:
   FactorPass(const AttentionRun& run, const FactorTask& task, const FactorScratch& scratch,
-             FormedQueries* formed)
+             WorkerState* worker)
       : run_(run),
         s_(*run.shape),
         task_(task),
         x_(scratch),
-        formed_(formed),
+        worker_(worker),
         n_blocks_((task.n_rows + s_.block_rows - 1) / s_.block_rows) {
     // Scores by P = B_Q B_K^T and then A_Q P cost R_Q (d' + h) a rank and token against h d', where d' counts
     // the multiply-adds that the product's instructions do at once.
@@ -86,6 +86,7 @@ class FactorPass {
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = Visible(run_.positions[task_.first_row + task_.n_rows - 1], page);
     next_ = {};
+    next_.ahead = &worker_->ahead;
     if (const int32_t next = page + 1 < task_.page_end ? task_.pages[page + 1] : task_.next_page; next >= 0) {
       const size_t bytes = run_.params->pages.layout->page_bytes();
       next_.at = run_.params->pages.base + next * bytes;
@@ -169,9 +170,9 @@ class FactorPass {
 
   // A worker's tasks often have the same rows.
   void FormAllQueries() {
-    const FormedQueries now{run_.serial, task_.first_row, task_.n_rows};
-    if (*formed_ == now) return;
-    *formed_ = now;
+    const WorkerState::Rows now{run_.serial, task_.first_row, task_.n_rows};
+    if (worker_->formed == now) return;
+    worker_->formed = now;
     // By heads, a row's queries lie behind those of the row before.
     const int n_forms = by_heads_ ? task_.n_rows : n_blocks_;
     for (int i = 0; i < n_forms; ++i) {
@@ -344,7 +345,7 @@ class FactorPass {
   const AttentionShape& s_;
   const FactorTask& task_;
   const FactorScratch& x_;
-  FormedQueries* formed_;
+  WorkerState* worker_;
   const int n_blocks_;
   PageFetch next_;
   const void* keys_[kMaxFactorRank];
@@ -367,10 +368,10 @@ size_t FactorScratchBytes(const AttentionShape& shape) {
   return carver.used();
 }
 
-void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, FormedQueries* formed) {
+void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, WorkerState* worker) {
   Carver carver(scratch);
   const FactorScratch x(*run.shape, carver);
-  FactorPass pass(run, task, x, formed);
+  FactorPass pass(run, task, x, worker);
   if (run.kernels->enter != nullptr) run.kernels->enter();
   pass.Begin();
   for (int page = task.page_begin; page < task.page_end; ++page) pass.Page(page);

@@ -21,17 +21,23 @@ const int32_t* PageIds(const StepPlan& plan, int sequence) {
   return plan.page_ids.data() + plan.page_begin[sequence];
 }
 
+int64_t CostOf(const FactorTask& task) { return int64_t{task.page_end - task.page_begin} * task.n_rows; }
+int64_t CostOf(const std::vector<FactorTask>& tasks, int begin, int end) {
+  int64_t total = 0;
+  for (int i = begin; i < end; ++i) total += CostOf(tasks[i]);
+  return total;
+}
+
 // Tasks [begin, end) in as many runs of equal cost as there are threads.
 std::vector<int> Shares(const std::vector<FactorTask>& tasks, int begin, int end, int n_threads) {
-  const auto cost = [](const FactorTask& t) { return int64_t{t.page_end - t.page_begin} * t.n_rows; };
-  int64_t total = 0, passed = 0;
-  for (int i = begin; i < end; ++i) total += cost(tasks[i]);
+  const int64_t total = CostOf(tasks, begin, end);
+  int64_t passed = 0;
   std::vector<int> shares{0};
   for (int i = begin; i < end; ++i) {
     // A task belongs to the thread in whose share its middle lies.
-    const int64_t middle = 2 * passed + cost(tasks[i]);
+    const int64_t middle = 2 * passed + CostOf(tasks[i]);
     while (static_cast<int64_t>(shares.size()) * 2 * total <= middle * n_threads) shares.push_back(i - begin);
-    passed += cost(tasks[i]);
+    passed += CostOf(tasks[i]);
   }
   shares.resize(n_threads + 1, end - begin);
   return shares;
@@ -71,6 +77,7 @@ void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   for (AttentionWave& wave : waves_) {
     wave.shared_shares = Shares(shared_tasks_, wave.shared_begin, wave.shared_end, limits_.n_threads);
     wave.own_shares = Shares(own_tasks_, wave.own_begin, wave.own_end, limits_.n_threads);
+    wave.own_cost = CostOf(own_tasks_, wave.own_begin, wave.own_end);
   }
   std::stable_sort(expand_tasks_.begin(), expand_tasks_.end(),
                    [](const ExpandTask& a, const ExpandTask& b) { return a.cost > b.cost; });

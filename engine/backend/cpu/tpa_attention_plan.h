@@ -50,6 +50,7 @@ struct AttentionWave {
   int32_t own_begin = 0, own_end = 0;        // of own_tasks
   // Where each thread's share of them begins, and the end: [n_threads + 1], equal in pages times rows.
   std::vector<int> shared_shares, own_shares;
+  int64_t own_cost = 0;  // pages times rows
 };
 
 struct AttentionLimits {

@@ -42,11 +42,15 @@ struct AttentionRun {
   uint64_t serial = 0;  // differs from run to run
 };
 
-// Whose queries a worker's scratch holds.
-struct FormedQueries {
-  uint64_t serial = 0;
-  int first_row = 0, n_rows = 0;
-  bool operator==(const FormedQueries&) const = default;
+// What a worker keeps from task to task.
+struct alignas(64) WorkerState {
+  // Whose queries its scratch holds.
+  struct Rows {
+    uint64_t serial = 0;
+    int first = 0, n = 0;
+    bool operator==(const Rows&) const = default;
+  } formed;
+  FetchAhead ahead;
 };
 
 // Rotates and scales the query vectors of rows [begin, end) into `queries`. The scale makes logits powers
@@ -57,7 +61,7 @@ void RotateQueries(const AttentionRun& run, int begin, int end, float* queries);
 size_t FactorScratchBytes(const AttentionShape& shape);
 size_t ExpandScratchBytes(const AttentionShape& shape);
 
-void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, FormedQueries* formed);
+void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scratch, WorkerState* worker);
 void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scratch);
 // Merges the row's partials and writes its output.
 void FinishRow(const AttentionRun& run, int row);
