@@ -131,6 +131,9 @@ TEST(HttpTargetTest, Refusals) {
   const Sample page = AskOnce("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 6\r\n\r\n<html>");
   EXPECT_EQ(page.error, "502");
   EXPECT_EQ(page.message, "<html>");
+  const Sample cut = AskOnce("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 100\r\n\r\nno");
+  EXPECT_EQ(cut.error, "503");
+  EXPECT_EQ(cut.message, "no");
 }
 
 TEST(HttpTargetTest, AnErrorInTheMiddleOfAStream) {

@@ -150,11 +150,14 @@ void HttpExchange::ReadBody() {
 void HttpExchange::OnBody(ErrorCode error) {
   if (error == http::error::need_buffer) error = {};
   const std::string_view bytes(piece_.data(), piece_.size() - parser_->get().body().size);
-  if (parser_->get().result_int() != 200) {
+  const bool refused = parser_->get().result_int() != 200;
+  if (refused) {
     refusal_ += bytes.substr(0, kLargestRefusal - std::min(kLargestRefusal, refusal_.size()));
   } else if (!events_.Feed(bytes, [this](std::string_view data) { OnEvent(data); })) {
     error = http::error::body_limit;
   }
+  // A refusal is one however much of its text has come.
+  if (error && refused && !cancelled_ && error != beast::error::timeout) return Finish();
   if (error) return OnFailure(error);
   ReadBody();
 }
@@ -193,7 +196,7 @@ void HttpExchange::Finish() {
       sample_.error = "incomplete";
       sample_.message = "the stream ended without [DONE]";
     }
-    if (parser_->keep_alive() && buffer_.size() == 0) {
+    if (parser_->is_done() && parser_->keep_alive() && buffer_.size() == 0) {
       stream_->expires_never();
       pool_->kept.push_back(std::move(*stream_));
     }
