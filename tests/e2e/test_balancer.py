@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import http.server
 import json
+import re
 import socket
 import threading
 import time
@@ -125,7 +126,12 @@ def test_a_document_stays_over_every_way_to_ask(balancer, wire):
     documents = Documents(9)
     with replicas() as three, balancer(three.http, three.grpc) as front:
         over_grpc = GrpcClient(front.wait(), wire)
-        assert fleet.get(front.http, "/metrics") == 404, "one replica's metrics, and nobody knows whose"
+        for path in ("/metrics", "/%6detrics", "/m%65trics?x=1"):
+            assert fleet.get(front.http, path) == 404, "one replica's metrics, and nobody knows whose"
+        with contextlib.closing(http.client.HTTPConnection(front.http, timeout=60)) as connection:
+            connection.request("GET", "/v1/models")
+            who = connection.getresponse().headers["x-t6-replica"]
+            assert re.fullmatch("t6d-[123]", who), "a name for counting, which tells nothing of the network"
         for ask in (over_http(front.http), over_grpc):
             for turn in range(2):
                 results = [ask(documents, document, 100 + turn, 2) for document in range(9)]
