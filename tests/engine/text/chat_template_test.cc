@@ -26,14 +26,22 @@ std::vector<ChatMessage> Messages(const nlohmann::json& list) {
 
 std::vector<ChatMessage> User(const std::string& content) { return {{"user", content, ""}}; }
 
-// A chat with a template of the test's own on the ChatML vocabulary.
+const Tokenizer& ChatMl() {
+  static const std::unique_ptr<Tokenizer> tokenizer = LoadTokenizer("chatml");
+  return *tokenizer;
+}
+
+// A template of the test's own.
+StatusOr<std::unique_ptr<ChatTemplate>> TemplateOf(const std::string& source) {
+  const TempFolder folder({{"template.jinja", source}});
+  return ChatTemplate::LoadFile(folder.path() / "template.jinja", TokenizerFolder("chatml"));
+}
+
 StatusOr<RenderedChat> RenderWith(const std::string& source, const std::vector<ChatMessage>& messages,
                                   const ChatOptions& options = {}) {
-  static const std::unique_ptr<Tokenizer> tokenizer = LoadTokenizer("chatml");
-  const TempFolder folder({{"template.jinja", source}});
-  auto chat_template = ChatTemplate::LoadFile(folder.path() / "template.jinja", TokenizerFolder("chatml"));
+  auto chat_template = TemplateOf(source);
   if (!chat_template.ok()) return chat_template.status();
-  return (*chat_template)->Render(messages, options, *tokenizer);
+  return (*chat_template)->Render(messages, options, ChatMl());
 }
 
 constexpr int32_t kImStart = 601;
@@ -305,6 +313,23 @@ TEST(ChatTemplate, HostileTemplatesEndInAnError) {
   (void)RenderWith(
       "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}{% set ns.x = [ns.x] %}{% endfor %}",
       User("x"));
+}
+
+TEST(ChatTemplate, ATemplateThatGrowsWithoutEndRunsOutOfItsOwnMemoryOnce) {
+  for (const char* source :
+       {"{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(l=[]) %}{% for i in range(100) %}{% set ns.l = ns.l + [messages[0].content * "
+        "90000000] %}"
+        "{% endfor %}",
+        "{% set s = 'x' * 90000000 %}{{ s.replace('x', s) }}"}) {
+    const auto hostile = TemplateOf(source).value();
+    const Status first = hostile->Render(User("x"), {}, ChatMl()).status();
+    EXPECT_EQ(first.code(), absl::StatusCode::kInvalidArgument) << source;
+    EXPECT_THAT(std::string(MessageOf(first)), HasSubstr("bytes of memory"));
+    const Status second = hostile->Render(User("x"), {}, ChatMl()).status();
+    EXPECT_THAT(std::string(MessageOf(second)), HasSubstr("not tried again"));
+  }
+  EXPECT_TRUE(RenderWith("{{ messages[0].content }}", User("x")).ok()) << "others go on";
 }
 
 TEST(ChatTemplate, IsFoundWhereHuggingFaceLooks) {

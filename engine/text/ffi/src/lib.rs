@@ -2,6 +2,7 @@
 //! This file holds what every entry shares: slices, owned buffers, limits, and the guard that turns errors and panics
 //! into a code and a message. The unsafe parts of the library are all here.
 
+mod budget;
 mod python_json;
 mod template;
 mod tokenizer;

@@ -1,13 +1,15 @@
-//! A Hugging Face chat template: Jinja as transformers sets it up, in a sandbox of limited steps, output and depth.
+//! A Hugging Face chat template: Jinja as transformers sets it up, in a sandbox of limited steps, memory, output and depth.
 
 use std::ffi::CString;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use minijinja::value::{Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
 use crate::python_json::tojson;
-use crate::{panic_text, Result};
+use crate::{budget, panic_text, Result};
 
 const NAME: &str = "chat";
 /// A marked rendering (special_marks.h) takes four bytes for one of the 64 MiB that a prompt may have.
@@ -17,17 +19,23 @@ const MAX_CALL_DEPTH: usize = 100;
 /// Expressions nest as deep as a template is long, and values as deep as a loop runs: both are walked by recursion.
 /// Only what is touched costs memory.
 const STACK: usize = 512 << 20;
+/// What a template may hold: a string that is appended to itself forty times would be larger than any memory. So many bytes
+/// for each of the variables', which a list of their characters takes, and what small ones never need.
+const MEMORY_PER_BYTE: usize = 64;
+const LEAST_MEMORY: usize = 256 << 20;
 
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     globals: serde_json::Map<String, serde_json::Value>,
+    /// Memory that a template ran out of stays lost (budget.rs), so it happens once.
+    ran_out: AtomicBool,
 }
 
 impl ChatTemplate {
     pub fn new(source: &str, globals: &[u8]) -> Result<ChatTemplate> {
         let globals = serde_json::from_slice(globals).map_err(|e| format!("variables: {e}"))?;
         let source = in_minijinja(&source.replace("\r\n", "\n").replace('\r', "\n")); // as Jinja2 sees line ends
-        on_deep_stack(|| {
+        let environment = on_deep_stack(source.len(), move || {
             let mut environment = Environment::new();
             environment.set_trim_blocks(true);
             environment.set_lstrip_blocks(true);
@@ -44,17 +52,24 @@ impl ChatTemplate {
             environment.add_function("raise_exception", raise_exception);
             environment.add_function("strftime_now", strftime_now);
             environment.add_template_owned(NAME, source).map_err(|e| describe(&e))?;
-            Ok(ChatTemplate { environment, globals })
+            Ok(Arc::new(environment))
         })
+        .map_err(Failure::message)?;
+        Ok(ChatTemplate { environment, globals, ran_out: AtomicBool::new(false) })
     }
 
     pub fn render(&self, variables: &[u8]) -> Result<Vec<u8>> {
+        if self.ran_out.load(Ordering::Relaxed) {
+            return Err("the chat template ran out of memory before, and is not tried again".to_string());
+        }
+        let size = variables.len();
         let mut all = self.globals.clone();
         let variables: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(variables).map_err(|e| format!("variables: {e}"))?;
         all.extend(variables);
-        on_deep_stack(|| {
-            let template = self.environment.get_template(NAME).map_err(|e| describe(&e))?;
+        let environment = self.environment.clone();
+        let rendered = on_deep_stack(size, move || {
+            let template = environment.get_template(NAME).map_err(|e| describe(&e))?;
             let mut output = Output::default();
             let result = template.render_captured_to(Value::from_serialize(&all), &mut output);
             match result {
@@ -64,7 +79,25 @@ impl ChatTemplate {
                 Ok(_) => Ok(output.bytes),
                 Err(e) => Err(describe(&e)),
             }
+        });
+        rendered.map_err(|failure| {
+            self.ran_out.fetch_or(matches!(failure, Failure::Memory(_)), Ordering::Relaxed);
+            failure.message()
         })
+    }
+}
+
+enum Failure {
+    Memory(usize),
+    Other(String),
+}
+
+impl Failure {
+    fn message(self) -> String {
+        match self {
+            Failure::Memory(bytes) => format!("the chat template needs more than {bytes} bytes of memory"),
+            Failure::Other(message) => message,
+        }
     }
 }
 
@@ -89,16 +122,22 @@ impl io::Write for Output {
     }
 }
 
-fn on_deep_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .stack_size(STACK)
-            .spawn_scoped(scope, work)
-            .map_err(|e| format!("no thread for the chat template: {e}"))?;
-        thread
-            .join()
-            .unwrap_or_else(|payload| Err(format!("the chat template failed: {}", panic_text(&*payload))))
-    })
+/// `size`: bytes of what is worked on.
+fn on_deep_stack<T: Send + 'static>(
+    size: usize,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> std::result::Result<T, Failure> {
+    let memory = LEAST_MEMORY + MEMORY_PER_BYTE * size;
+    match budget::run(STACK, memory, work) {
+        Ok(result) => result.map_err(Failure::Other),
+        Err(budget::Failure::Memory) => Err(Failure::Memory(memory)),
+        Err(budget::Failure::Panic(payload)) => {
+            Err(Failure::Other(format!("the chat template failed: {}", panic_text(&*payload))))
+        }
+        Err(budget::Failure::NoThread(e)) => {
+            Err(Failure::Other(format!("no thread for the chat template: {e}")))
+        }
+    }
 }
 
 fn describe(error: &Error) -> String {
