@@ -23,8 +23,9 @@ struct EngineConfig {
   int max_num_seqs = 64;
   int max_queued_requests = 1024;  // bound of the inbox and the waiting line
   int64_t max_queued_tokens = 1 << 22;
-  double max_step_ms = 25.0;  // budget of estimated cost that keeps decode smooth
-  int max_step_rows = 0;      // query tokens of one step at most; 0: what suits the device
+  int max_queued_per_tenant = 0;  // of requests, of a tenant with a name; 0: half. Of the tokens half, too
+  double max_step_ms = 25.0;      // budget of estimated cost that keeps decode smooth
+  int max_step_rows = 0;          // query tokens of one step at most; 0: what suits the device
   std::string variant;
   std::map<std::string, std::string> model_overrides;
   // Ids from here up are never sampled; 0: the whole table has text. The server sets it from the tokenizer.

@@ -64,6 +64,7 @@ EngineLoopConfig LoopConfig(const EngineConfig& config, const Prepared& p, const
   loop.scheduler.page_bytes = p.info.memory.page_bytes;
   loop.max_queued_requests = config.max_queued_requests;
   loop.max_queued_tokens = config.max_queued_tokens;
+  loop.max_queued_per_tenant = config.max_queued_per_tenant;
   loop.cache_key = fmt::format("{}/{}/{}/{}/{}", p.spec.variant, p.spec.n_parameters, p.info.device,
                                p.info.dtype, p.info.cache_dtype);
   return loop;

@@ -6,10 +6,19 @@
 #include "engine/base/check.h"
 
 namespace t6 {
+namespace {
+
+EngineLoopConfig Checked(EngineLoopConfig config) {
+  if (config.max_queued_per_tenant <= 0)
+    config.max_queued_per_tenant = std::max(config.max_queued_requests / 2, 1);
+  return config;
+}
+
+}  // namespace
 
 EngineLoop::EngineLoop(const EngineLoopConfig& config, ModelInfo info, StepRunner* runner,
                        EngineMetrics* metrics, const Clock* clock)
-    : config_(config),
+    : config_(Checked(config)),
       info_(std::move(info)),
       runner_(runner),
       metrics_(metrics),
@@ -45,13 +54,8 @@ Status EngineLoop::CheckRequest(const GenerationRequest& request) const {
   return scheduler_.Check(request);
 }
 
-StatusOr<std::shared_ptr<EventStream>> EngineLoop::Submit(GenerationRequest request) {
-  T6_RETURN_IF_ERROR(CheckRequest(request));
-  auto stream = std::make_shared<EventStream>(next_id_.fetch_add(1, std::memory_order_relaxed));
+Status EngineLoop::CheckRoom(const GenerationRequest& request) const {
   const int64_t n_tokens = static_cast<int64_t>(request.prompt.size());
-  absl::MutexLock lock(&mutex_);
-  if (!health_.ok()) return Unavailable("the engine has failed: {}", MessageOf(health_));
-  if (!admitting_) return Unavailable("the server is shutting down");
   const int64_t queued = stats_.waiting + static_cast<int64_t>(inbox_.submissions.size());
   if (queued >= config_.max_queued_requests) {
     return ResourceExhausted("{} requests are waiting, the most that --max-queued-requests allows", queued);
@@ -61,7 +65,36 @@ StatusOr<std::shared_ptr<EventStream>> EngineLoop::Submit(GenerationRequest requ
     return ResourceExhausted("{} prompt tokens are waiting; {} more would exceed the bound of {}",
                              queued_tokens, n_tokens, config_.max_queued_tokens);
   }
+  if (request.tenant.empty()) return absl::OkStatus();
+  TenantLine mine;
+  for (const TenantLines* lines : {&tenant_lines_, &inbox_.tenants}) {
+    const auto found = lines->find(request.tenant);
+    if (found != lines->end()) mine.Add(found->second);
+  }
+  if (mine.requests >= config_.max_queued_per_tenant) {
+    return ResourceExhausted(
+        "{} requests of this tenant are waiting, the most that --max-queued-per-tenant allows",
+        mine.requests);
+  }
+  const int64_t bound = config_.max_queued_tokens / 2;
+  if (mine.requests > 0 && mine.tokens + n_tokens > bound) {
+    return ResourceExhausted(
+        "{} prompt tokens of this tenant are waiting; {} more would exceed the bound of {}", mine.tokens,
+        n_tokens, bound);
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<std::shared_ptr<EventStream>> EngineLoop::Submit(GenerationRequest request) {
+  T6_RETURN_IF_ERROR(CheckRequest(request));
+  auto stream = std::make_shared<EventStream>(next_id_.fetch_add(1, std::memory_order_relaxed));
+  const int64_t n_tokens = static_cast<int64_t>(request.prompt.size());
+  absl::MutexLock lock(&mutex_);
+  if (!health_.ok()) return Unavailable("the engine has failed: {}", MessageOf(health_));
+  if (!admitting_) return Unavailable("the server is shutting down");
+  T6_RETURN_IF_ERROR(CheckRoom(request));
   inbox_.tokens += n_tokens;
+  if (!request.tenant.empty()) inbox_.tenants[request.tenant].Add({1, n_tokens});
   inbox_.submissions.push_back({std::move(request), stream});
   return stream;
 }
@@ -101,6 +134,7 @@ EngineLoop::Inbox EngineLoop::TakeInbox() {
   // Until a plan says otherwise what was taken waits, or Submit would let more in than its bounds allow.
   stats_.waiting += static_cast<int>(inbox_.submissions.size());
   waiting_tokens_ += inbox_.tokens;
+  for (const auto& [tenant, line] : inbox_.tenants) tenant_lines_[tenant].Add(line);
   return std::exchange(inbox_, Inbox{});
 }
 
@@ -197,6 +231,7 @@ void EngineLoop::PublishState() {
   stats_.pages_held = cache_.n_held();
   stats_.pages_cached = cache_.n_cached();
   waiting_tokens_ = scheduler_.n_waiting_tokens();
+  tenant_lines_ = scheduler_.tenant_lines();
   idle_ = scheduler_.idle();
 }
 

@@ -23,7 +23,8 @@ struct EngineLoopConfig {
   SchedulerConfig scheduler;
   int max_queued_requests = 1024;
   int64_t max_queued_tokens = 1 << 22;
-  std::string cache_key;  // names model and types in every page's key
+  int max_queued_per_tenant = 0;  // as EngineConfig
+  std::string cache_key;          // names model and types in every page's key
 };
 
 class EngineLoop final : public Engine {
@@ -56,12 +57,14 @@ class EngineLoop final : public Engine {
   struct Inbox {
     std::vector<Submission> submissions;
     std::vector<Order> orders;
-    int64_t tokens = 0;  // prompt tokens of the submissions
+    int64_t tokens = 0;   // prompt tokens of the submissions
+    TenantLines tenants;  // of these submissions
     bool stop = false;
     bool empty() const { return submissions.empty() && orders.empty() && !stop; }
   };
 
   Status CheckRequest(const GenerationRequest& request) const;
+  Status CheckRoom(const GenerationRequest& request) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
   void Post(Order order) ABSL_LOCKS_EXCLUDED(mutex_);
   void Loop();
   // What came in since the last call; sleeps while there is neither that nor anything to run.
@@ -96,6 +99,7 @@ class EngineLoop final : public Engine {
   Status health_ ABSL_GUARDED_BY(mutex_);
   EngineStats stats_ ABSL_GUARDED_BY(mutex_);
   int64_t waiting_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  TenantLines tenant_lines_ ABSL_GUARDED_BY(mutex_);
   std::atomic<RequestId> next_id_{1};
   std::thread thread_;  // last: starts when all else is there
 };

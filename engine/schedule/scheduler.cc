@@ -68,6 +68,7 @@ Status Scheduler::Add(GenerationRequest request, std::shared_ptr<EventStream> st
                                           n_arrivals_++, limit, clock_->Now());
   Sequence* s = owned.get();
   sequences_.emplace(id, std::move(owned));
+  JoinTenant(s);
   if (s->deadline != absl::InfiniteFuture()) deadlines_.insert({s->deadline, id});
   JoinLine(s);
   UpdateGauges();
@@ -182,6 +183,7 @@ void Scheduler::CountToken(Sequence* s, absl::Time now) {
 void Scheduler::End(Sequence* s, TokenEvent last_event) {
   if (s->ended()) return;
   s->finish = last_event.finish;
+  LeaveTenant(s);
   if (s->deadline != absl::InfiniteFuture()) deadlines_.erase({s->deadline, s->id()});
   if (metrics_ != nullptr) {
     metrics_->CountFinished(MetricName(s->finish));
@@ -228,6 +230,28 @@ void Scheduler::Settle(Sequence* s) {
   }
 }
 
+// --- tenants
+
+void Scheduler::JoinTenant(Sequence* s) {
+  Tenant& tenant = tenants_.try_emplace(s->tenant, Tenant{Line(&Sequence::GoesBefore)}).first->second;
+  const auto waits = [](const Sequence* other) { return other->state == SequenceState::kWaiting; };
+  if (std::none_of(tenant.sequences.begin(), tenant.sequences.end(), waits)) {
+    // It has no claim on what it did not ask for so far.
+    tenant.n_served = std::max(tenant.n_served, turn_now_ - static_cast<int64_t>(tenant.sequences.size()));
+  }
+  tenant.sequences.insert(s);
+  turns_are_stale_ |= tenants_.size() > 1;
+}
+
+void Scheduler::LeaveTenant(Sequence* s) {
+  turns_are_stale_ |= tenants_.size() > 1;
+  const auto found = tenants_.find(s->tenant);
+  Tenant& tenant = found->second;
+  if (s->cached_tokens >= 0) ++tenant.n_served;  // it has run
+  tenant.sequences.erase(s);
+  if (tenant.sequences.empty()) tenants_.erase(found);
+}
+
 // --- the line
 
 void Scheduler::JoinLine(Sequence* s) {
@@ -236,11 +260,17 @@ void Scheduler::JoinLine(Sequence* s) {
   s->looked_for_prefix = false;
   waiting_.insert(s);
   n_waiting_tokens_ += s->n_prompt;
+  if (s->tenant.empty()) return;
+  tenant_lines_[s->tenant].Add({1, s->n_prompt});
 }
 
 void Scheduler::LeaveLine(Sequence* s) {
   waiting_.erase(s);
   n_waiting_tokens_ -= s->n_prompt;
+  if (s->tenant.empty()) return;
+  const auto line = tenant_lines_.find(s->tenant);
+  line->second.Add({-1, -s->n_prompt});
+  if (line->second.requests == 0) tenant_lines_.erase(line);
 }
 
 void Scheduler::UpdateGauges() {

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -42,6 +43,17 @@ struct SchedulerConfig {
   int pipeline_depth = 1;    // steps planned and not yet committed at most: 1 or 2
   size_t page_bytes = 0;     // of all layers, for the metric
 };
+
+// What of one tenant stands in line.
+struct TenantLine {
+  int requests = 0;
+  int64_t tokens = 0;  // of their prompts
+  void Add(const TenantLine& other) {
+    requests += other.requests;
+    tokens += other.tokens;
+  }
+};
+using TenantLines = std::map<std::string, TenantLine>;
 
 class Scheduler {
  public:
@@ -74,7 +86,8 @@ class Scheduler {
 
   int n_running() const { return static_cast<int>(running_.size()); }
   int n_waiting() const { return static_cast<int>(waiting_.size()); }
-  int64_t n_waiting_tokens() const { return n_waiting_tokens_; }  // prompt tokens in line
+  int64_t n_waiting_tokens() const { return n_waiting_tokens_; }     // prompt tokens in line
+  const TenantLines& tenant_lines() const { return tenant_lines_; }  // who waits, but for the nameless tenant
   int n_steps_in_flight() const { return static_cast<int>(steps_.size()); }
   bool idle() const { return sequences_.empty(); }
   const CostModel& cost_model() const { return cost_model_; }
@@ -108,9 +121,14 @@ class Scheduler {
     bool any_prefill = false;
   };
   using Line = std::set<Sequence*, bool (*)(const Sequence*, const Sequence*)>;
+  struct Tenant {
+    Line sequences;        // waiting and running, as they go first
+    int64_t n_served = 0;  // before these
+  };
 
   // --- scheduler_plan.cc: what the next step computes
   void ExpireDeadlines();
+  void UpdateTurns();
   Budget MakeBudget() const;
   // Both give `s` its rows and pages in this step, false when it has to pass.
   bool PlanDecode(Sequence* s, StepPlan* plan, Step* step);
@@ -134,6 +152,8 @@ class Scheduler {
   void Preempt(Sequence* s);
   void Retire(Sequence* s);  // leaves the running ones; settles now or when its last step has completed
   void Settle(Sequence* s);  // gives its pages back, then goes back in line or is no more
+  void JoinTenant(Sequence* s);
+  void LeaveTenant(Sequence* s);
   void JoinLine(Sequence* s);
   void LeaveLine(Sequence* s);
   void UpdateGauges();
@@ -145,6 +165,10 @@ class Scheduler {
   CostModel cost_model_;
 
   std::unordered_map<RequestId, std::unique_ptr<Sequence>> sequences_;
+  std::map<std::string, Tenant> tenants_;  // of what has not ended
+  bool turns_are_stale_ = false;
+  int64_t turn_now_ = 0;  // of the last that was admitted
+  TenantLines tenant_lines_;
   Line waiting_;                                          // oldest first
   std::vector<Sequence*> running_;                        // oldest first
   std::set<std::pair<absl::Time, RequestId>> deadlines_;  // the finite ones

@@ -19,6 +19,7 @@ bool Scheduler::Plan(StepPlan* plan) {
   T6_CHECK(n_steps_in_flight() < config_.pipeline_depth);
   plan->Clear();
   ExpireDeadlines();
+  UpdateTurns();
   Step step;
   Budget budget = MakeBudget();
   for (size_t i = 0; i < running_.size(); ++i) {  // shrinks behind i when a younger one is preempted
@@ -51,6 +52,22 @@ void Scheduler::ExpireDeadlines() {
     event.status = Status(absl::StatusCode::kDeadlineExceeded, "the request's deadline has passed");
     End(sequences_.at(deadlines_.begin()->second).get(), std::move(event));
   }
+}
+
+// The first of every tenant goes before the second of any, however many one tenant has sent and whatever
+// priorities it gave them; and when pages run out, who has most gives way first.
+void Scheduler::UpdateTurns() {
+  if (!std::exchange(turns_are_stale_, false)) return;
+  const std::vector<Sequence*> in_line(waiting_.begin(), waiting_.end());
+  waiting_.clear();
+  const bool several = tenants_.size() > 1;
+  for (auto& [name, tenant] : tenants_) {
+    if (!several) tenant.n_served = turn_now_ = 0;
+    int64_t turn = tenant.n_served;
+    for (Sequence* s : tenant.sequences) s->turn = several ? turn++ : 0;
+  }
+  waiting_.insert(in_line.begin(), in_line.end());
+  std::sort(running_.begin(), running_.end(), &Sequence::Older);
 }
 
 Scheduler::Budget Scheduler::MakeBudget() const {
@@ -188,6 +205,7 @@ bool Scheduler::AdmitOne(Sequence* s, StepPlan* plan, Step* step) {
   s->computed = s->planned = matched;
   LeaveLine(s);
   s->state = SequenceState::kRunning;
+  turn_now_ = std::max(turn_now_, s->turn);
   running_.insert(std::upper_bound(running_.begin(), running_.end(), s, &Sequence::Older), s);
   CountAdmission(s, matched);
   return true;

@@ -9,6 +9,7 @@ Sequence::Sequence(GenerationRequest request, std::shared_ptr<EventStream> event
                    PrefixTree::Cursor at_root, uint64_t arrival_number, int limit, absl::Time now)
     : sampling(std::move(request.sampling)),
       stream(std::move(event_stream)),
+      tenant(std::move(request.tenant)),
       priority(request.priority),
       arrival(arrival_number),
       n_prompt(static_cast<int>(request.prompt.size())),

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/time/time.h"
@@ -46,14 +47,19 @@ struct Sequence {
   // Rows from `planned` on, at most `max_rows`, that ask for at most `max_outputs` output rows.
   int RowsWithin(int max_rows, int max_outputs) const;
 
-  // Which goes first: by priority, then by arrival.
+  // Which goes first: by turn, then by priority, then by arrival.
   static bool Older(const Sequence* a, const Sequence* b) {
+    return a->turn != b->turn ? a->turn < b->turn : GoesBefore(a, b);
+  }
+  // The same within one tenant.
+  static bool GoesBefore(const Sequence* a, const Sequence* b) {
     return a->priority != b->priority ? a->priority < b->priority : a->arrival < b->arrival;
   }
 
   // --- what was asked for
   const SamplingParams sampling;
   const std::shared_ptr<EventStream> stream;
+  const std::string tenant;
   const int32_t priority;
   const uint64_t arrival;  // order of submission
   const int n_prompt;
@@ -65,6 +71,7 @@ struct Sequence {
   SequenceState state = SequenceState::kWaiting;
   FinishReason finish = FinishReason::kNone;
   std::vector<int32_t> tokens;  // prompt, then output
+  int64_t turn = 0;  // how many of its tenant's have gone or go before it; 0 while there is one tenant
   int computed = 0;
   int planned = 0;
   int steps_in_flight = 0;

@@ -171,6 +171,38 @@ TEST_P(EngineLoopTest, TheBoundHoldsWhileAStepRuns) {
   for (auto& stream : accepted) EXPECT_EQ(ReadAll(*stream).finish, FinishReason::kLength);
 }
 
+TEST_P(EngineLoopTest, ATenantTakesHalfOfTheLineAtMost) {
+  absl::Notification reached, released;
+  bool first = true;
+  runner_.on_launch = [&](const StepPlan&) {
+    if (!std::exchange(first, false)) return;
+    reached.Notify();
+    released.WaitForNotification();
+  };
+  Start(/*max_queued_requests=*/4, /*max_num_seqs=*/1);
+  GenerationRequest request;
+  request.prompt = {1, 2, 3};
+  request.sampling.max_tokens = 2;
+  std::vector<std::shared_ptr<EventStream>> accepted = {*engine_->Submit(request)};
+  reached.WaitForNotification();
+  const auto submit = [&](const std::string& tenant) {
+    request.tenant = tenant;
+    auto stream = engine_->Submit(request);
+    if (stream.ok()) accepted.push_back(*stream);
+    return stream.status();
+  };
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(submit("a").ok());
+  const Status refused = submit("a");
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(MessageOf(refused).find("of this tenant"), std::string_view::npos) << refused;
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(submit("b").ok());
+  EXPECT_EQ(submit("c").code(), absl::StatusCode::kResourceExhausted) << "the line is full for everybody";
+  released.Notify();
+  for (auto& stream : accepted) EXPECT_EQ(ReadAll(*stream).finish, FinishReason::kLength);
+  EXPECT_TRUE(submit("a").ok()) << "there is room again";
+  EXPECT_EQ(ReadAll(*accepted.back()).finish, FinishReason::kLength);
+}
+
 TEST_P(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
   Start();
   runner_.on_launch = [&](const StepPlan&) { runner_.FailNext(Internal("the device is gone")); };
