@@ -1,12 +1,10 @@
 """The container image from a clean clone: built by deploy/docker/build_image, then run as it would be by any engine that
 is told --read-only, --cap-drop ALL and no-new-privileges, as the image's own user. Needs root for the chroot.
 
-T6_IMAGE_TARGET is cpu (the default) or cuda, whose code takes long to compile: a ctest entry of its own. T6_IMAGE_WORK is
-where the build keeps base and layers (default /var/tmp/t6d-image), T6_IMAGE_CCACHE a compiler cache for it. With T6_IMAGE,
-an image that is there already is tested instead.
+T6_IMAGE_TARGET is cpu (the default) or cuda, whose code takes long to compile: a ctest entry of its own. images.py has the
+other settings.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -20,13 +18,12 @@ import types
 import pytest
 
 import fleet
+import images
 from conftest import MODEL, ROOT
 
 sys.path.insert(0, str(ROOT / "tools"))
 import demo  # noqa: E402
 
-WORK = pathlib.Path(os.environ.get("T6_IMAGE_WORK", "/var/tmp/t6d-image"))
-CACHE = os.environ.get("T6_IMAGE_CCACHE")
 TARGET = os.environ.get("T6_IMAGE_TARGET", "cpu")
 MOST_MIB = 120  # over the base, and for cuda besides cuBLAS
 
@@ -44,52 +41,30 @@ exec chroot "$ROOT_FS" /usr/bin/setpriv --reuid=10001 --regid=10001 --clear-grou
 """
 
 
-def buildah(*arguments):
-    command = ["buildah", "--root", WORK / "storage", "--runroot", WORK / "run", *arguments]
-    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-@contextlib.contextmanager
-def files_of(image):
-    """The folder of an image's files."""
-    container = buildah("from", "--pull-never", image)
-    try:
-        yield pathlib.Path(buildah("mount", container))
-    finally:
-        buildah("rm", container)
-
-
 def size_mib(image):
     """What its files take, as `du` counts them."""
-    with files_of(image) as root:
+    with images.container_of(image) as (_, root):
         used = subprocess.run(["du", "-sxk", root], check=True, stdout=subprocess.PIPE, text=True)
         return int(used.stdout.split()[0]) / 1024
 
 
 @pytest.fixture(scope="module")
 def image():
-    name = os.environ.get("T6_IMAGE")
-    if not name:
-        name = f"t6d:{TARGET}"
-        more = ["--ccache", CACHE] if CACHE else []
-        subprocess.run([ROOT / "deploy/docker/build_image", "--target", TARGET, "--work", WORK, *more], check=True)
-    return types.SimpleNamespace(name=name, settings=json.loads(buildah("inspect", "--type", "image", name)))
+    name = images.build(TARGET)
+    return types.SimpleNamespace(name=name, settings=json.loads(images.buildah("inspect", "--type", "image", name)))
 
 
 @pytest.fixture(scope="module")
 def enter(image):
     """enter(program, *arguments): a process of the image."""
-    container = buildah("from", "--pull-never", image.name)
-    environment = dict(entry.split("=", 1) for entry in image.settings["Docker"]["config"]["Env"])
-    environment |= {"PATH": os.environ["PATH"], "ROOT_FS": buildah("mount", container), "MODEL": str(MODEL)}
+    with images.container_of(image.name) as (_, root):
+        environment = dict(entry.split("=", 1) for entry in image.settings["Docker"]["config"]["Env"])
+        environment |= {"PATH": os.environ["PATH"], "ROOT_FS": str(root), "MODEL": str(MODEL)}
 
-    def start(*command, **how):
-        return subprocess.Popen(["unshare", "-m", "sh", "-c", ENTER, "enter", *command], env=environment, text=True, **how)
+        def start(*command, **how):
+            return subprocess.Popen(["unshare", "-m", "sh", "-c", ENTER, "enter", *command], env=environment, text=True, **how)
 
-    yield start
-    buildah("umount", container)
-    buildah("rm", container)
+        yield start
 
 
 def test_the_settings(image):
@@ -104,8 +79,8 @@ def test_the_settings(image):
 
 
 def test_the_size(image):
-    base, whole = size_mib("docker.io/library/debian:12-slim"), size_mib(image.name)
-    with files_of(image.name) as root:
+    base, whole = size_mib(images.BASE), size_mib(image.name)
+    with images.container_of(image.name) as (_, root):
         cublas = sum(path.stat().st_size for path in root.glob("usr/local/lib/libcublas*")) / 2**20
     print(f"\nbase {base:.0f} MiB, image {whole:.0f} MiB: {whole - base - cublas:.0f} MiB over it, and {cublas:.0f} of cuBLAS")
     assert whole - base - cublas <= MOST_MIB
@@ -114,7 +89,7 @@ def test_the_size(image):
 
 def test_nothing_that_builds_and_no_driver_is_inside(image):
     """A driver in the image would hide the machine's, which the container engine puts there."""
-    with files_of(image.name) as root:
+    with images.container_of(image.name) as (_, root):
         files = [path for folder in ("usr", "opt") for path in (root / folder).rglob("*") if not path.is_dir()]
         names = {path.name for path in files}
         ours = {path.name for path in files if path.is_relative_to(root / "usr/local")}
