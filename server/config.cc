@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "server/config_values.h"
 #include "server/error_map.h"
 #include "server/request_id.h"
@@ -67,14 +68,23 @@ Status AddEosId(ServerConfig& c, std::string_view text) {
   return absl::OkStatus();
 }
 
-// As a browser sends it: scheme and authority, nothing after them.
+// As a browser sends it: scheme and authority in lower case, nothing after them.
 Status AddCorsOrigin(ServerConfig& c, std::string_view text) {
   const size_t scheme = text.find("://");
   const bool has_authority = scheme != text.npos && scheme > 0 && scheme + 3 < text.size();
   if (text != "*" && (!has_authority || text.find('/', scheme + 3) != text.npos || !IsValidRequestId(text))) {
     return InvalidArgument("\"{}\" is neither * nor an origin such as https://example.org", Clipped(text));
   }
-  c.http.cors_origins.emplace_back(text);
+  c.http.cors_origins.push_back(absl::AsciiStrToLower(AbslView(text)));
+  return absl::OkStatus();
+}
+
+// As it stands in a Host header, without the port.
+Status AddAllowedHost(ServerConfig& c, std::string_view text) {
+  if (text != "*" && (text.find_first_of("/:*[]@ ") != text.npos || !IsValidRequestId(text))) {
+    return InvalidArgument("\"{}\" is neither * nor a name such as llm.example.org", Clipped(text));
+  }
+  c.http.allowed_hosts.push_back(absl::AsciiStrToLower(AbslView(text)));
   return absl::OkStatus();
 }
 
@@ -116,6 +126,11 @@ constexpr Option kOptions[] = {
      [](C& c, View v) { return AssignText(c.api_key_file, v); }},
     {"cors-origin", "ORIGIN", Option::kRepeated,
      "web pages from here may call over HTTP, * is any; may be repeated (none)", AddCorsOrigin},
+    {"allowed-host", "NAME", Option::kRepeated,
+     "answer over HTTP to this Host alone, * is any; may be repeated (any; pages only to loopback names "
+     "while it "
+     "listens there without keys)",
+     AddAllowedHost},
     {"device", "auto|cpu|cuda", Option::kValue, "where the model runs (auto)",
      [](C& c, View v) {
        return Assign(c.engine.device, ParseChoice(v, {"auto", "cpu", "cuda"}));
@@ -142,6 +157,9 @@ constexpr Option kOptions[] = {
      [](C& c, View v) { return Assign(c.engine.max_step_ms, ParseDecimal(v, 0.1, 60000)); }},
     {"max-queued-requests", "N", Option::kValue, "requests that wait; more are refused with 429 (1024)",
      [](C& c, View v) { return Assign(c.engine.max_queued_requests, ParseInteger(v, 1, 1000000)); }},
+    {"max-queued-per-tenant", "N", Option::kValue,
+     "requests of one tenant that wait, where there are API keys (half of --max-queued-requests)",
+     [](C& c, View v) { return Assign(c.engine.max_queued_per_tenant, ParseInteger(v, 1, 1000000)); }},
     {"variant", "NAME", Option::kValue, "the model's architecture (derived from the checkpoint)",
      [](C& c, View v) { return AssignText(c.engine.variant, v); }},
     {"model-override", "KEY=VALUE", Option::kRepeated, "replaces a value of config.json; may be repeated",
@@ -282,6 +300,7 @@ Status Validate(ServerConfig& config) {
         return InvalidArgument("{} and {} are both {}", other_name, name, address.ToString());
     }
   }
+  config.grpc.max_concurrent_streams = config.engine.max_num_seqs + config.engine.max_queued_requests;
   if (config.served_model_name.empty()) {
     fs::path folder = fs::absolute(config.engine.model_directory).lexically_normal();
     if (!folder.has_filename()) folder = folder.parent_path();

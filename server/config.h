@@ -20,7 +20,7 @@ struct ListenAddress {
   std::string ToString() const;  // IPv6 in brackets
 };
 
-// Bounds of the HTTP transport. Only address and origins have flags.
+// Bounds of the HTTP transport. Only address, origins and hosts have flags.
 struct HttpConfig {
   ListenAddress address{"127.0.0.1", 8000};
   size_t max_body_bytes = size_t{16} << 20;    // 413
@@ -31,11 +31,16 @@ struct HttpConfig {
   absl::Duration read_timeout = absl::Seconds(30);   // first to last byte of a request
   absl::Duration write_timeout = absl::Seconds(60);  // a write that the client does not take
   std::vector<std::string> cors_origins;             // whose web pages may call; "*": all; empty: none
+  std::vector<std::string> allowed_hosts;  // names that it answers to; "*": all; empty: host_policy.h
 };
 
 struct GrpcConfig {
   ListenAddress address{"127.0.0.1", 50051};
   int max_message_bytes = 16 << 20;
+  // Of one connection, which may be a balancer's: what can run and wait. ParseConfig makes it so.
+  int max_concurrent_streams = 1088;
+  int max_calls = 4096;         // at once, over all connections
+  int max_large_messages = 64;  // messages of the largest size, received or being answered, at once
 };
 
 enum class LogFormat { kText, kJson };

@@ -28,10 +28,13 @@
 namespace t6::server {
 namespace {
 
-// Tokenising, text and JSON are light beside the model, which needs the cores.
+// Text and JSON are light beside the model, which needs the cores.
 constexpr int kExecutorThreads = 2;
+constexpr int kPromptThreads = 2;
+constexpr int kTextThreads = 1;
 // How often Wait looks at what does not notify.
 constexpr absl::Duration kGlance = absl::Milliseconds(10);
+constexpr absl::Duration kRefusedKeysLog = absl::Seconds(10);  // a line at most
 constexpr absl::Duration kHealthGlance = absl::Milliseconds(500);
 
 // Written beside and renamed, so that a reader never sees half of it.
@@ -51,7 +54,7 @@ Status WritePortFile(const std::string& path, const nlohmann::json& ports) {
 
 }  // namespace
 
-// Torn down in the order of Stop(): the transports first, then the executor, then the engine.
+// Torn down in the order of Stop(): the transports first, then the executors, then the engine.
 struct Daemon::Impl {
   Impl(const ServerConfig& c, EngineFactory factory)
       : config(c), make_engine(std::move(factory)), metrics(c.served_model_name) {
@@ -63,7 +66,7 @@ struct Daemon::Impl {
     chat = MakeChatHandler(deps);
     completion = MakeCompletionHandler(deps);
     info = MakeInfoHandler(&slot);
-    handlers = {chat.get(), completion.get(), info.get()};
+    handlers = {chat.get(), completion.get(), info.get(), &prompts, &texts};
   }
   ~Impl() { Stop(absl::InfinitePast()); }
 
@@ -71,7 +74,7 @@ struct Daemon::Impl {
   Status Listen(Daemon* daemon);
   Status LoadText();
   Status LoadEngine();
-  void SetState(ServingState next) ABSL_LOCKS_EXCLUDED(mutex);
+  void SetState(ServingState next);
   int InFlight() const { return http->requests_in_flight() + grpc->calls_in_flight(); }
   void Stop(absl::Time deadline);
 
@@ -79,6 +82,7 @@ struct Daemon::Impl {
   const EngineFactory make_engine;
   Metrics metrics;
   LoadMeter load;
+  LogThrottle refused_keys{kRefusedKeysLog};
   ModelSlot slot;
   ServedModel model;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -91,7 +95,9 @@ struct Daemon::Impl {
   std::unique_ptr<HttpApi> app;
   std::unique_ptr<AdminApi> admin_app;
   Executor executor{kExecutorThreads};
-  std::optional<Executor> admin_executor;  // probes are answered while handlers keep `executor` busy
+  Executor prompts{kPromptThreads};
+  Executor texts{kTextThreads};
+  std::optional<Executor> admin_executor;  // probes are answered however busy `executor` is
   std::unique_ptr<Engine> engine;
   std::unique_ptr<HttpServer> http;
   std::unique_ptr<HttpServer> admin;  // none: over `http`
@@ -107,6 +113,10 @@ Status Daemon::Impl::LoadKeys() {
   if (config.api_key_file.empty()) return absl::OkStatus();
   const auto count = [this](std::string_view transport) {
     metrics.CountRequest(transport, absl::StatusCode::kUnauthenticated);
+    if (const int n = refused_keys.Count(absl::Now()); n > 0) {
+      spdlog::warn("{} without a known API key, the last one over {}",
+                   n == 1 ? "a request" : fmt::format("{} requests", n), transport);
+    }
   };
   absl::MutexLock lock(&mutex);
   T6_ASSIGN_OR_RETURN(keys, ApiKeys::Load(config.api_key_file, count));
@@ -212,6 +222,8 @@ void Daemon::Impl::Stop(absl::Time deadline) {
   grpc = nullptr;  // cancels what is left
   http = nullptr;
   admin = nullptr;
+  prompts.Stop();
+  texts.Stop();
   executor.Stop();
   if (admin_executor.has_value()) admin_executor->Stop();
   slot.Set(nullptr);
@@ -277,7 +289,7 @@ void Daemon::RequestStop(bool skip_grace) {
 
 Status Daemon::ReloadKeys() {
   if (impl_->config.api_key_file.empty())
-    return Status(absl::StatusCode::kFailedPrecondition, "there is no --api-key-file");
+    return Status(absl::StatusCode::kFailedPrecondition, "there is no --api-key-file to read again");
   ApiKeys* keys = nullptr;
   {
     absl::MutexLock lock(&impl_->mutex);

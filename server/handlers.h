@@ -44,12 +44,18 @@ class InfoHandler {
 };
 
 class ApiKeys;
+class Executor;
 
 // Everything a transport needs. All of it outlives the transports.
 struct Handlers {
   ChatHandler* chat = nullptr;
   CompletionHandler* completion = nullptr;
   InfoHandler* info = nullptr;
+  // Where requests are parsed, templated and tokenised, so that the text of running streams never waits for
+  // it: `prompts` for what a model's context bounds, `texts` for the tokenizer's own routes, a megabyte of
+  // which takes a second.
+  Executor* prompts = nullptr;
+  Executor* texts = nullptr;
   const ApiKeys* keys = nullptr;  // none: everybody may call
 };
 

@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 
 #include <nlohmann/json.hpp>
+#include <utility>
 
 namespace t6::server {
 namespace {
@@ -98,6 +99,14 @@ void LogRequest(const RequestRecord& record) {
   } else {
     spdlog::info("{}", ToText(record));
   }
+}
+
+int LogThrottle::Count(absl::Time now) {
+  absl::MutexLock lock(&mutex_);
+  ++n_;
+  if (now < next_) return 0;
+  next_ = now + interval_;
+  return std::exchange(n_, 0);
 }
 
 }  // namespace t6::server

@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "engine/base/status.h"
 #include "server/config.h"
@@ -31,5 +33,19 @@ struct RequestRecord {
 };
 
 void LogRequest(const RequestRecord& record);
+
+// Keeps what a stranger can cause from filling the log: says how many came since the last line, or 0 while
+// the last line is too young for another. Thread-safe.
+class LogThrottle {
+ public:
+  explicit LogThrottle(absl::Duration interval) : interval_(interval) {}
+  int Count(absl::Time now);
+
+ private:
+  const absl::Duration interval_;
+  absl::Mutex mutex_;
+  absl::Time next_ ABSL_GUARDED_BY(mutex_) = absl::InfinitePast();
+  int n_ ABSL_GUARDED_BY(mutex_) = 0;
+};
 
 }  // namespace t6::server

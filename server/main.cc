@@ -28,12 +28,12 @@ int Fail(const Status& status, int code) {
   return code;
 }
 
-// Turns SIGTERM and SIGINT into RequestStop, and SIGHUP into ReloadKeys where there are keys, on a thread of
-// its own. Ctrl-C means nobody balances: no grace.
+// Turns SIGTERM and SIGINT into RequestStop, and SIGHUP into ReloadKeys, on a thread of its own. Ctrl-C means
+// nobody balances: no grace. A SIGHUP with no keys to read (a terminal that closed) is logged and nothing
+// else.
 class SignalWatch {
  public:
-  SignalWatch(Daemon* daemon, bool has_keys) : daemon_(daemon), signals_(io_, SIGTERM, SIGINT) {
-    if (has_keys) signals_.add(SIGHUP);
+  explicit SignalWatch(Daemon* daemon) : daemon_(daemon), signals_(io_, SIGTERM, SIGINT, SIGHUP) {
     Listen();
     thread_ = std::thread([this] { io_.run(); });
   }
@@ -58,8 +58,12 @@ class SignalWatch {
   }
 
   void ReloadKeys() {
-    if (const Status reloaded = daemon_->ReloadKeys(); !reloaded.ok())
+    const Status reloaded = daemon_->ReloadKeys();
+    if (absl::IsFailedPrecondition(reloaded)) {
+      spdlog::info("SIGHUP: {}", MessageOf(reloaded));
+    } else if (!reloaded.ok()) {
       spdlog::error("SIGHUP: {}; the keys stay as they were", MessageOf(reloaded));
+    }
   }
 
   Daemon* const daemon_;
@@ -90,7 +94,7 @@ int Serve(const ServerConfig& config) {
   Daemon daemon(config, [](const EngineConfig& engine, EngineMetrics* metrics) {
     return Engine::Create(engine, metrics);
   });
-  SignalWatch signals(&daemon, !config.api_key_file.empty());
+  SignalWatch signals(&daemon);
   if (Status started = daemon.Start(); !started.ok()) return Fail(started, kFailure);
   if (Status ended = daemon.Wait(); !ended.ok()) return Fail(ended, kFailure);
   return EXIT_SUCCESS;

@@ -24,6 +24,20 @@ bool IsHeaderSafe(const std::string& text) { return IsValidRequestId(text); }
 
 }  // namespace
 
+Status CallBudget::Take(size_t bytes) {
+  const int calls = ++calls_;
+  const size_t all = bytes_ += bytes;
+  if (calls > max_calls_)
+    return ResourceExhausted("{} calls are being answered, the most that are", max_calls_);
+  if (all <= max_bytes_ || calls == 1) return absl::OkStatus();
+  return ResourceExhausted("messages of {} bytes are being answered, the most that are", max_bytes_);
+}
+
+void CallBudget::GiveBack(size_t bytes) {
+  --calls_;
+  bytes_ -= bytes;
+}
+
 CallContext BeginCall(grpc::CallbackServerContext* context) {
   CallContext call;
   call.transport = "grpc";

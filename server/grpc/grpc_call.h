@@ -15,12 +15,28 @@
 
 namespace t6::server {
 
+// What the calls of t6.v1 may take together: a call's message lives as long as the call. Thread-safe.
+class CallBudget {
+ public:
+  CallBudget(int max_calls, size_t max_bytes) : max_calls_(max_calls), max_bytes_(max_bytes) {}
+  // Always takes, or giving back would need to know: RESOURCE_EXHAUSTED says that the call must end.
+  Status Take(size_t bytes);
+  void GiveBack(size_t bytes);
+  int calls() const { return calls_; }
+
+ private:
+  const int max_calls_;
+  const size_t max_bytes_;
+  std::atomic<int> calls_{0};
+  std::atomic<size_t> bytes_{0};
+};
+
 // What all services need; outlives them.
 struct GrpcDeps {
   Handlers handlers;
   const Admin* admin = nullptr;
   Executor* executor = nullptr;
-  mutable std::atomic<int> in_flight{0};  // calls of t6.v1
+  CallBudget* budget = nullptr;
 };
 
 // Takes x-request-id from the metadata (or makes one up) and echoes it in the trailers.

@@ -6,6 +6,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 
+#include "engine/base/check.h"
 #include "server/grpc/health_service.h"
 #include "server/grpc/load_service.h"
 #include "server/grpc/services.h"
@@ -26,8 +27,17 @@ std::string WhyNot(const ListenAddress& address) {
   return error ? error.message() : "gRPC refuses the address";
 }
 
+size_t MostBytes(const GrpcConfig& config) {
+  return static_cast<size_t>(config.max_large_messages) * static_cast<size_t>(config.max_message_bytes);
+}
+
 void SetLimits(grpc::ServerBuilder& builder, const GrpcConfig& config) {
   builder.SetMaxReceiveMessageSize(config.max_message_bytes);
+  // What is being received may take as much as over HTTP; what was received is CallBudget's.
+  grpc::ResourceQuota quota("t6d");
+  quota.Resize(MostBytes(config));
+  builder.SetResourceQuota(quota);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, config.max_concurrent_streams);
   // Two daemons must not share a port by accident.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   // A peer that vanished without a word is noticed within a minute and a half.
@@ -41,9 +51,14 @@ void SetLimits(grpc::ServerBuilder& builder, const GrpcConfig& config) {
 }  // namespace
 
 struct GrpcServer::Impl {
-  Impl(const Handlers& handlers, const Admin* admin, Executor* executor)
-      : deps{handlers, admin, executor}, load(admin, executor) {}
+  Impl(const GrpcConfig& config, const Handlers& handlers, const Admin* admin, Executor* executor)
+      : budget(config.max_calls, MostBytes(config)),
+        deps{handlers, admin, executor, &budget},
+        load(admin, executor) {
+    T6_CHECK(handlers.prompts != nullptr && handlers.texts != nullptr);
+  }
 
+  CallBudget budget;
   GrpcDeps deps;
   ChatService chat{&deps};
   CompletionsService completions{&deps};
@@ -60,7 +75,7 @@ StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcConfig& config
                                                         const Admin* admin, Executor* executor) {
   // Static initialisers of a static library are dropped by the linker unless something is called.
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
-  auto impl = std::make_unique<Impl>(handlers, admin, executor);
+  auto impl = std::make_unique<Impl>(config, handlers, admin, executor);
   grpc::ServerBuilder builder;
   SetLimits(builder, config);
   builder.AddListeningPort(config.address.ToString(), grpc::InsecureServerCredentials(), &impl->port);
@@ -81,7 +96,7 @@ GrpcServer::~GrpcServer() { Stop(absl::InfinitePast()); }
 
 int GrpcServer::port() const { return impl_->port; }
 
-int GrpcServer::calls_in_flight() const { return impl_->deps.in_flight; }
+int GrpcServer::calls_in_flight() const { return impl_->budget.calls(); }
 
 void GrpcServer::SetServing(bool serving) { impl_->health.SetServing(serving); }
 

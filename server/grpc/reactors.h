@@ -20,14 +20,17 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
   UnaryReactor(const GrpcDeps& deps, Handler* handler, grpc::CallbackServerContext* context,
                const Request* request, Response* response)
-      : deps_(deps), state_(std::make_shared<State>()) {
-    ++deps_.in_flight;
+      : deps_(deps), bytes_(request->ByteSizeLong()), state_(std::make_shared<State>()) {
     state_->reactor = this;
     state_->context = context;
     state_->admin = deps.admin;
     CallContext call = BeginCall(context);
+    if (const Status room = deps.budget->Take(bytes_); !room.ok()) {
+      state_->Refuse(room);
+      return;
+    }
     // `request` and `response` live until Finish, which until this ran only comes after `begun`.
-    deps.executor->Post(
+    deps.handlers.prompts->Post(
         [state = state_, &deps, handler, call = std::move(call), request, response]() mutable {
           state->Begin(deps, handler, std::move(call), *request, response);
         });
@@ -35,7 +38,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 
   void OnCancel() override { state_->Cancel(); }
   void OnDone() override {
-    --deps_.in_flight;
+    deps_.budget->GiveBack(bytes_);
     delete this;
   }
 
@@ -48,6 +51,12 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
     std::unique_ptr<UnaryCall> call ABSL_GUARDED_BY(mutex);
     bool begun ABSL_GUARDED_BY(mutex) = false;
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
+
+    void Refuse(const Status& status) {
+      absl::MutexLock lock(&mutex);
+      begun = true;
+      Finish(status);
+    }
 
     void Begin(const GrpcDeps& deps, Handler* handler, CallContext call_context, const Request& request,
                Response* response) {
@@ -102,6 +111,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   };
 
   const GrpcDeps& deps_;
+  const size_t bytes_;  // of the request
   const std::shared_ptr<State> state_;
 };
 
@@ -112,13 +122,16 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
  public:
   StreamReactor(const GrpcDeps& deps, Handler* handler, grpc::CallbackServerContext* context,
                 const Request* request)
-      : deps_(deps), state_(std::make_shared<State>()) {
-    ++deps_.in_flight;
+      : deps_(deps), bytes_(request->ByteSizeLong()), state_(std::make_shared<State>()) {
     state_->reactor = this;
     state_->context = context;
     state_->admin = deps.admin;
     CallContext call = BeginCall(context);
-    deps.executor->Post([state = state_, &deps, handler, call = std::move(call), request]() mutable {
+    if (const Status room = deps.budget->Take(bytes_); !room.ok()) {
+      state_->Refuse(room);
+      return;
+    }
+    deps.handlers.prompts->Post([state = state_, &deps, handler, call = std::move(call), request]() mutable {
       state->Begin(deps, handler, std::move(call), *request);
     });
   }
@@ -126,7 +139,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
   void OnWriteDone(bool ok) override { state_->Written(ok); }
   void OnCancel() override { state_->Cancel(); }
   void OnDone() override {
-    --deps_.in_flight;
+    deps_.budget->GiveBack(bytes_);
     delete this;
   }
 
@@ -141,6 +154,12 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
     bool begun ABSL_GUARDED_BY(mutex) = false;
     bool writing ABSL_GUARDED_BY(mutex) = false;
     bool cancelled ABSL_GUARDED_BY(mutex) = false;
+
+    void Refuse(const Status& status) {
+      absl::MutexLock lock(&mutex);
+      begun = true;
+      Finish(status);
+    }
 
     void Begin(const GrpcDeps& deps, Handler* handler, CallContext call_context, const Request& request) {
       {
@@ -203,25 +222,36 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
   };
 
   const GrpcDeps& deps_;
+  const size_t bytes_;  // of the request
   const std::shared_ptr<State> state_;
 };
 
-// What is answered at once: runs `answer` on the executor and finishes with its result.
-template <typename Response, typename Answer>
-grpc::ServerUnaryReactor* AnswerOnExecutor(const GrpcDeps& deps, grpc::CallbackServerContext* context,
-                                           Response* response, Answer answer) {
+// What is answered at once: runs `answer` on `executor` and finishes with its result.
+template <typename Request, typename Response, typename Answer>
+grpc::ServerUnaryReactor* AnswerOn(Executor& executor, const GrpcDeps& deps,
+                                   grpc::CallbackServerContext* context, const Request* request,
+                                   Response* response, Answer answer) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const size_t bytes = request->ByteSizeLong();
+  const auto finish = [&deps, context, reactor, bytes](const Status& status) {
+    reactor->Finish(EndCall(status, *deps.admin, context));
+    deps.budget->GiveBack(bytes);
+  };
   CallContext call = BeginCall(context);
-  deps.executor->Post(
-      [&deps, context, response, reactor, call = std::move(call), answer = std::move(answer)]() mutable {
-        Status status = Admit(deps, *context, &call);
-        if (status.ok()) {
-          StatusOr<Response> result = answer();
-          status = result.status();
-          if (result.ok()) *response = *std::move(result);
-        }
-        reactor->Finish(EndCall(status, *deps.admin, context));
-      });
+  if (const Status room = deps.budget->Take(bytes); !room.ok()) {
+    finish(room);
+    return reactor;
+  }
+  executor.Post([&deps, context, request, response, finish, call = std::move(call),
+                 answer = std::move(answer)]() mutable {
+    Status status = Admit(deps, *context, &call);
+    if (status.ok()) {
+      StatusOr<Response> result = answer(*request);
+      status = result.status();
+      if (result.ok()) *response = *std::move(result);
+    }
+    finish(status);
+  });
   return reactor;
 }
 

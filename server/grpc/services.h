@@ -54,14 +54,17 @@ class ModelsService final : public v1::Models::CallbackService {
 
   grpc::ServerUnaryReactor* List(grpc::CallbackServerContext* context, const v1::ListModelsRequest* request,
                                  v1::ListModelsResponse* response) override {
-    return AnswerOnExecutor(deps_, context, response, [info = deps_.handlers.info] {
-      return StatusOr<v1::ListModelsResponse>(info->ListModels());
-    });
+    return AnswerOn(*deps_.executor, deps_, context, request, response,
+                    [info = deps_.handlers.info](const v1::ListModelsRequest&) {
+                      return StatusOr<v1::ListModelsResponse>(info->ListModels());
+                    });
   }
   grpc::ServerUnaryReactor* Get(grpc::CallbackServerContext* context, const v1::GetModelRequest* request,
                                 v1::Model* response) override {
-    return AnswerOnExecutor(deps_, context, response,
-                            [info = deps_.handlers.info, request] { return info->GetModel(request->id()); });
+    return AnswerOn(*deps_.executor, deps_, context, request, response,
+                    [info = deps_.handlers.info](const v1::GetModelRequest& asked) {
+                      return info->GetModel(asked.id());
+                    });
   }
 
  private:
@@ -74,14 +77,16 @@ class TokenizerService final : public v1::Tokenizer::CallbackService {
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    return AnswerOnExecutor(deps_, context, response,
-                            [info = deps_.handlers.info, request] { return info->Tokenize(*request); });
+    return AnswerOn(
+        *deps_.handlers.texts, deps_, context, request, response,
+        [info = deps_.handlers.info](const v1::TokenizeRequest& asked) { return info->Tokenize(asked); });
   }
   grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context,
                                        const v1::DetokenizeRequest* request,
                                        v1::DetokenizeResponse* response) override {
-    return AnswerOnExecutor(deps_, context, response,
-                            [info = deps_.handlers.info, request] { return info->Detokenize(*request); });
+    return AnswerOn(
+        *deps_.handlers.texts, deps_, context, request, response,
+        [info = deps_.handlers.info](const v1::DetokenizeRequest& asked) { return info->Detokenize(asked); });
   }
 
  private:

@@ -6,6 +6,7 @@
 #include "server/auth.h"
 #include "server/error_map.h"
 #include "server/http/completion_stream.h"
+#include "server/http/offload.h"
 #include "server/http/openai_replies.h"
 #include "server/http/openai_requests.h"
 #include "server/http/web_routes.h"
@@ -62,30 +63,36 @@ HttpApi::HttpApi(const Handlers& handlers, const Admin& admin, const HttpConfig&
       handlers_(handlers),
       admin_(admin),
       max_json_depth_(config.max_json_depth),
-      cors_(config.cors_origins) {
+      cors_(config.cors_origins),
+      hosts_(config.allowed_hosts, /*is_local=*/handlers.keys == nullptr && IsLoopback(config.address.host)) {
   AddWebRoutes(router_);
   AddModelRoutes();
 }
 
 void HttpApi::AddModelRoutes() {
-  AddPost("/v1/chat/completions", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
-    return Generate<ChatEvents>(*handlers_.chat, ParseChatRequest(request.body, max_json_depth_), request,
-                                reply);
-  });
-  AddPost("/v1/completions", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
-    return Generate<CompletionEvents>(*handlers_.completion,
-                                      ParseCompletionRequest(request.body, max_json_depth_), request, reply);
-  });
-  AddPost("/tokenize", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
-    const auto parsed = ParseTokenizeRequest(request.body, max_json_depth_);
-    reply(parsed.ok() ? JsonOrError(handlers_.info->Tokenize(*parsed)) : ErrorReply(parsed.status()));
-    return nullptr;
-  });
-  AddPost("/detokenize", [this](const HttpRequest& request, const std::string&, const Reply& reply) {
-    const auto parsed = ParseDetokenizeRequest(request.body, max_json_depth_);
-    reply(parsed.ok() ? JsonOrError(handlers_.info->Detokenize(*parsed)) : ErrorReply(parsed.status()));
-    return nullptr;
-  });
+  AddPost("/v1/chat/completions", handlers_.prompts,
+          [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+            return Generate<ChatEvents>(*handlers_.chat, ParseChatRequest(request.body, max_json_depth_),
+                                        request, reply);
+          });
+  AddPost("/v1/completions", handlers_.prompts,
+          [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+            return Generate<CompletionEvents>(
+                *handlers_.completion, ParseCompletionRequest(request.body, max_json_depth_), request, reply);
+          });
+  AddPost("/tokenize", handlers_.texts,
+          [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+            const auto parsed = ParseTokenizeRequest(request.body, max_json_depth_);
+            reply(parsed.ok() ? JsonOrError(handlers_.info->Tokenize(*parsed)) : ErrorReply(parsed.status()));
+            return nullptr;
+          });
+  AddPost(
+      "/detokenize", handlers_.texts,
+      [this](const HttpRequest& request, const std::string&, const Reply& reply) {
+        const auto parsed = ParseDetokenizeRequest(request.body, max_json_depth_);
+        reply(parsed.ok() ? JsonOrError(handlers_.info->Detokenize(*parsed)) : ErrorReply(parsed.status()));
+        return nullptr;
+      });
   AddModelRoute("GET", "/v1/models", [this](const HttpRequest&, const std::string&, const Reply& reply) {
     reply(JsonReply(ToJson(handlers_.info->ListModels())));
     return nullptr;
@@ -101,6 +108,10 @@ void HttpApi::AddModelRoute(std::string method, std::string pattern, RouteFuncti
       std::move(method), std::move(pattern),
       [this, function = std::move(function)](HttpRequest& request, const std::string& tail,
                                              const Reply& plain) -> std::shared_ptr<void> {
+        if (const Status known = hosts_.Check(request); !known.ok()) {
+          plain(ErrorReply(known));
+          return nullptr;
+        }
         const Reply reply = WithLoad(request, plain);
         if (handlers_.keys != nullptr) {
           auto tenant = handlers_.keys->Check(request.Header("authorization"), "http");
@@ -130,11 +141,11 @@ HttpApp::Reply HttpApi::WithLoad(const HttpRequest& request, const Reply& reply)
   };
 }
 
-void HttpApi::AddPost(std::string path, RouteFunction function) {
+void HttpApi::AddPost(std::string path, Executor* executor, RouteFunction function) {
   AddModelRoute(
       "POST", std::move(path),
-      [this, function = std::move(function)](HttpRequest& request, const std::string& tail,
-                                             const Reply& reply) -> std::shared_ptr<void> {
+      [this, function = OffloadedTo(executor, std::move(function))](
+          HttpRequest& request, const std::string& tail, const Reply& reply) -> std::shared_ptr<void> {
         // A web page cannot send this type to another origin unasked, hence cannot drive a local daemon.
         if (const auto type = request.Header("content-type"); !IsJson(type)) {
           reply(Error(415, fmt::format("Content-Type must be application/json, got {}",
@@ -156,7 +167,8 @@ std::shared_ptr<void> HttpApi::Handle(HttpRequest request, Reply reply) {
     answer.headers.insert(answer.headers.end(), headers.begin(), headers.end());
     reply(std::move(answer));
   };
-  if (!CorsPolicy::IsPreflight(request)) return AdminApi::Handle(std::move(request), std::move(with_headers));
+  if (!cors_.IsAllowedPreflight(request))
+    return AdminApi::Handle(std::move(request), std::move(with_headers));
   with_headers(CorsPolicy::PreflightReply());
   return nullptr;
 }

@@ -7,6 +7,7 @@
 #include "server/handlers.h"
 #include "server/http/admin_api.h"
 #include "server/http/cors.h"
+#include "server/http/host_policy.h"
 
 namespace t6::server {
 
@@ -19,16 +20,17 @@ class HttpApi : public AdminApi {
  private:
   Reply WithLoad(const HttpRequest& request, const Reply& reply) const;
   void AddModelRoutes();
-  // Refused with 401 without a known API key, where keys are asked for, and with 503 while no model serves.
-  // Answers carry a load report when asked for one.
+  // Refused with 403 under a name that is not ours, with 401 without a known API key, where keys are asked
+  // for, and with 503 while no model serves. Answers carry a load report when asked for one.
   void AddModelRoute(std::string method, std::string pattern, RouteFunction function);
-  // The same, and takes a JSON body.
-  void AddPost(std::string path, RouteFunction function);
+  // The same, and takes a JSON body; `function` runs on `executor`.
+  void AddPost(std::string path, Executor* executor, RouteFunction function);
 
   const Handlers handlers_;
   const Admin& admin_;
   const int max_json_depth_;
   const CorsPolicy cors_;
+  const HostPolicy hosts_;
 };
 
 }  // namespace t6::server

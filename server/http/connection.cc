@@ -26,7 +26,7 @@ using tcp = net::ip::tcp;
 
 // Beyond it nothing more is read while an answer is being made.
 constexpr size_t kReadAhead = size_t{64} << 10;
-// Large bodies being received at once, over all connections.
+// Large bodies received or waiting for their handler at once, over all connections.
 constexpr size_t kLargeBodies = 64;
 constexpr absl::Duration kHangUpPoll = absl::Seconds(1);
 constexpr absl::Duration kLinger = absl::Seconds(2);
@@ -50,7 +50,6 @@ Connection::Connection(tcp::socket socket, const HttpConfig& config, HttpApp* ap
 }
 
 Connection::~Connection() {
-  ReleaseBody();
   if (state_ == State::kAnswering) list_->RequestEnds();
   list_->Remove(this);
 }
@@ -174,12 +173,9 @@ bool Connection::OnHeader() {
 bool Connection::ReserveBody() {
   const auto length = parser_->content_length();
   const size_t bytes = parser_->chunked() ? config_.max_body_bytes : static_cast<size_t>(length.value_or(0));
-  if (!list_->ReserveBody(bytes, kLargeBodies * config_.max_body_bytes)) return false;
-  reserved_ = bytes;
-  return true;
+  reserved_ = list_->ReserveBody(bytes, kLargeBodies * config_.max_body_bytes);
+  return reserved_ != nullptr;
 }
-
-void Connection::ReleaseBody() { list_->ReleaseBody(std::exchange(reserved_, 0)); }
 
 void Connection::AskForBody() {
   wants_continue_ = false;
@@ -210,7 +206,7 @@ void Connection::Reject(int status, std::string_view message) {
   DisarmTimer();
   keep_alive_ = is_head_ = false;
   parser_.reset();
-  ReleaseBody();
+  reserved_.reset();
   HttpReply reply = app_->Error(status, message);
   reply.close = true;
   Answer(std::move(reply));
@@ -219,7 +215,6 @@ void Connection::Reject(int status, std::string_view message) {
 void Connection::Dispatch() {
   state_ = State::kAnswering;
   list_->RequestBegins();
-  ReleaseBody();  // what the application makes of it is for the application to bound
   DisarmTimer();
   auto message = parser_->release();
   keep_alive_ = message.keep_alive() && !list_->draining();
@@ -230,6 +225,7 @@ void Connection::Dispatch() {
   auto path = PathOfTarget({message.target().data(), message.target().size()});
   request.body = std::move(message.body());
   request.headers = std::move(static_cast<http::fields&>(message.base()));
+  request.body_bytes = std::move(reserved_);
   request.request_id = request_id_;
   request.executor = socket_.get_executor();
   Read();  // from here on for the client's leaving

@@ -49,7 +49,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Feed();
   bool OnHeader();
   bool ReserveBody();
-  void ReleaseBody();
   void AskForBody();
   void Dispatch();
   void Reject(int status, std::string_view message);
@@ -84,7 +83,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // Of the current request:
   std::optional<Parser> parser_;
-  size_t reserved_ = 0;  // of the list's bytes for bodies
+  std::shared_ptr<void> reserved_;  // of the list's bytes for bodies
   bool header_seen_ = false, wants_continue_ = false;
   unsigned version_ = 11;
   bool keep_alive_ = true, is_head_ = false;

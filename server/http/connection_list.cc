@@ -58,16 +58,15 @@ void ConnectionList::WaitUntilEmpty() const {
       +[](const ConnectionList* list) { return list->connections_.empty(); }, this));
 }
 
-bool ConnectionList::ReserveBody(size_t bytes, size_t bound) {
+std::shared_ptr<void> ConnectionList::ReserveBody(size_t bytes, size_t bound) {
+  if (bytes == 0) return shared_from_this();
   absl::MutexLock lock(&mutex_);
-  if (bytes > bound - std::min(bound, body_bytes_)) return false;
+  if (bytes > bound - std::min(bound, body_bytes_)) return nullptr;
   body_bytes_ += bytes;
-  return true;
-}
-
-void ConnectionList::ReleaseBody(size_t bytes) {
-  absl::MutexLock lock(&mutex_);
-  body_bytes_ -= bytes;
+  return std::shared_ptr<void>(this, [list = shared_from_this(), bytes](void*) {
+    absl::MutexLock release(&list->mutex_);
+    list->body_bytes_ -= bytes;
+  });
 }
 
 void ConnectionList::SetDraining() {

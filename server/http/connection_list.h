@@ -13,7 +13,7 @@ namespace t6::server {
 
 class Connection;
 
-class ConnectionList {
+class ConnectionList : public std::enable_shared_from_this<ConnectionList> {
  public:
   void Add(const std::shared_ptr<Connection>& connection);
   void Remove(const Connection* connection);
@@ -26,9 +26,9 @@ class ConnectionList {
   bool WaitUntilNoRequest(absl::Time deadline) const;
   void WaitUntilEmpty() const;
 
-  // Bodies that are being received may take so many bytes together; false: not now.
-  bool ReserveBody(size_t bytes, size_t bound);
-  void ReleaseBody(size_t bytes);
+  // Bodies that are received or wait for their handler may take `bound` bytes together; null: not now. Given
+  // back by dropping it.
+  std::shared_ptr<void> ReserveBody(size_t bytes, size_t bound);
 
   // From now on connections close once they have answered.
   void SetDraining();

@@ -4,20 +4,27 @@
 
 namespace t6::server {
 
+bool CorsPolicy::Allows(std::string_view origin) const {
+  return !origin.empty() && (Has(origin) || Has("*"));
+}
+
+bool CorsPolicy::Has(std::string_view origin) const {
+  return std::find(origins_.begin(), origins_.end(), origin) != origins_.end();
+}
+
 CorsPolicy::Headers CorsPolicy::HeadersFor(const HttpRequest& request) const {
+  if (origins_.empty()) return {};
   const std::string_view origin = request.Header("origin");
-  if (origin.empty()) return {};
-  const auto has = [this](std::string_view wanted) {
-    return std::find(origins_.begin(), origins_.end(), wanted) != origins_.end();
-  };
-  if (!has(origin) && !has("*")) return {};
-  return {{"Access-Control-Allow-Origin", has(origin) ? std::string(origin) : "*"},
+  // A cache between must not give one origin's answer to another.
+  if (!Allows(origin)) return {{"Vary", "Origin"}};
+  return {{"Access-Control-Allow-Origin", Has(origin) ? std::string(origin) : "*"},
           {"Access-Control-Expose-Headers", "x-request-id, retry-after"},
           {"Vary", "Origin"}};
 }
 
-bool CorsPolicy::IsPreflight(const HttpRequest& request) {
-  return request.method == "OPTIONS" && !request.Header("access-control-request-method").empty();
+bool CorsPolicy::IsAllowedPreflight(const HttpRequest& request) const {
+  return request.method == "OPTIONS" && !request.Header("access-control-request-method").empty() &&
+         Allows(request.Header("origin"));
 }
 
 HttpReply CorsPolicy::PreflightReply() {

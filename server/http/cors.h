@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -15,13 +16,17 @@ class CorsPolicy {
   explicit CorsPolicy(std::vector<std::string> origins) : origins_(std::move(origins)) {}
 
   using Headers = std::vector<std::pair<std::string, std::string>>;
-  // What an answer to `request` carries; nothing when it names no origin, or one that is not allowed.
+  // What an answer to `request` carries: nothing where no origin is allowed at all, else Vary, and the leave
+  // for an origin that has it.
   Headers HeadersFor(const HttpRequest& request) const;
-  // The browser's question whether it may.
-  static bool IsPreflight(const HttpRequest& request);
+  // The browser's question whether it may, and it may.
+  bool IsAllowedPreflight(const HttpRequest& request) const;
   static HttpReply PreflightReply();
 
  private:
+  bool Allows(std::string_view origin) const;
+  bool Has(std::string_view origin) const;
+
   const std::vector<std::string> origins_;
 };
 

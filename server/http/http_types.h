@@ -19,8 +19,9 @@ struct HttpRequest {
   std::string path;  // percent-decoded, without the query
   boost::beast::http::fields headers;
   std::string body;
-  std::string tenant;      // filled in by the application, from the API key
-  std::string request_id;  // the client's x-request-id if it is fit, else made up
+  std::shared_ptr<void> body_bytes;  // the body's share of what all may take, as long as the request lives
+  std::string tenant;                // filled in by the application, from the API key
+  std::string request_id;            // the client's x-request-id if it is fit, else made up
   boost::asio::any_io_executor executor;
 
   std::string_view Header(std::string_view name) const {

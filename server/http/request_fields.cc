@@ -88,7 +88,8 @@ constexpr Field kFields[] = {
         "true: the last message is continued instead of answered; excludes `add_generation_prompt` true"),
     Honoured("cache_salt", kGenerate, "cache_salt",
              "prefixes are shared only between requests with the same salt"),
-    Honoured("priority", kGenerate, "priority", "an integer; lower runs first; default 0"),
+    Honoured("priority", kGenerate, "priority",
+             "an integer; lower runs first, among one tenant's requests; default 0"),
 
     // Accepted at a neutral value
     Neutral("n", kGenerate, "[1]", "choices for each prompt"),

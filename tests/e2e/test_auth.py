@@ -109,3 +109,21 @@ def test_sighup_reads_the_keys_again_and_bad_ones_change_nothing(start, keys, tm
         assert time.monotonic() < deadline
     assert status(keys["b"], 200) == 200
     assert daemon.stop() == 0
+
+
+def test_refused_keys_are_logged_once_in_a_while_and_never_themselves(guarded, keys):
+    for _ in range(30):
+        assert send(guarded, "GET", "/v1/models", None, {"Authorization": "Bearer guessed-key"})[0] == 401
+    lines = [line for line in guarded.log().splitlines() if "without a known API key" in line]
+    assert 1 <= len(lines) <= 3 and "over http" in lines[0]
+    assert "guessed-key" not in guarded.log()
+
+
+def test_sighup_without_keys_ends_nothing(start):
+    daemon = start(MODEL)
+    daemon.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 5
+    while "SIGHUP: there is no --api-key-file" not in daemon.log():
+        assert daemon.process.poll() is None and time.monotonic() < deadline
+    assert send(daemon, "GET", "/readyz")[0] == 200
+    assert daemon.stop() == 0

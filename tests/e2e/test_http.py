@@ -1,9 +1,11 @@
 """HTTP as it is on the wire: routes, bounds, errors, cancellation, metrics."""
 
+import concurrent.futures
 import contextlib
 import http.client
 import json
 import socket
+import time
 
 import pytest
 
@@ -193,6 +195,20 @@ METRICS = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_ca
 @pytest.mark.parametrize("name", METRICS)
 def test_metrics_carry_the_known_names(daemon, name):
     daemon.metric(name, model_name=daemon.model)
+
+
+def test_a_long_tokenize_stops_no_stream(daemon):
+    """Twice 2 MiB, two seconds of work each: as many of them as threads write the text of streams."""
+    body = json.dumps({"prompt": "The museum opened in Graz. " * (2 * 2**20 // 27)})
+    with contextlib.closing(endless(daemon)) as stream, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        read_until(stream, b"data: ")
+        posts = [pool.submit(send, daemon, "POST", "/tokenize", body) for _ in range(2)]
+        longest, last = 0.0, time.monotonic()
+        while not all(post.done() for post in posts):
+            assert stream.recv(65536), "the stream ended first"
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        assert [post.result()[0] for post in posts] == [200, 200]
+    assert longest < 1, "as long as one of them takes, without threads of their own"
 
 
 def test_metrics_count(daemon):

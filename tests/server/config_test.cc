@@ -56,9 +56,13 @@ TEST(Config, EveryFlagArrives) {
                                 "--api-key-file",
                                 "k",
                                 "--cors-origin",
-                                "https://a.example",
+                                "https://A.Example",
                                 "--cors-origin",
                                 "*",
+                                "--allowed-host",
+                                "LLM.example",
+                                "--max-queued-per-tenant",
+                                "5",
                                 "--device",
                                 "cpu",
                                 "--dtype",
@@ -111,6 +115,9 @@ TEST(Config, EveryFlagArrives) {
   EXPECT_EQ(c.admin.value().ToString(), "127.0.0.1:9");
   EXPECT_EQ(c.api_key_file, "k");
   EXPECT_EQ(c.http.cors_origins, (std::vector<std::string>{"https://a.example", "*"}));
+  EXPECT_EQ(c.http.allowed_hosts, std::vector<std::string>{"llm.example"});
+  EXPECT_EQ(c.engine.max_queued_per_tenant, 5);
+  EXPECT_EQ(c.grpc.max_concurrent_streams, 8 + 9);
   EXPECT_EQ(c.engine.device, "cpu");
   EXPECT_EQ(c.engine.dtype, "f32");
   EXPECT_EQ(c.engine.cache_dtype, "bf16");
@@ -144,6 +151,8 @@ TEST(Config, ErrorsNameTheFlagAndQuoteTheValue) {
       {{"--model", "a", "--model", "b"}, "--model is given twice"},
       {{"--model", "a", "--cors-origin", "a.example"}, "\"a.example\" is neither * nor an origin"},
       {{"--model", "a", "--cors-origin", "https://a.example/"}, "is neither * nor an origin"},
+      {{"--model", "a", "--allowed-host", "https://a.example"}, "is neither * nor a name"},
+      {{"--model", "a", "--allowed-host", "a.example:80"}, "\"a.example:80\" is neither * nor a name"},
       {{"--model", "a", "--admin", "127.0.0.1:50051"}, "--grpc and --admin are both 127.0.0.1:50051"},
       {{"--model", "a", "--plan=yes"}, "--plan takes no value, but has \"yes\""},
       {{"--model", "a", "--threads", "two"}, "--threads: \"two\" is not a whole number"},

@@ -1,7 +1,4 @@
 #include <gmock/gmock.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -10,73 +7,16 @@
 
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "server/auth.h"
-#include "server/grpc/grpc_server.h"
-#include "server/grpc/load_service.h"
 #include "t6/v1/chat.grpc.pb.h"
-#include "t6/v1/completions.grpc.pb.h"
 #include "t6/v1/models.grpc.pb.h"
 #include "t6/v1/tokenizer.grpc.pb.h"
-#include "tests/server/served_world.h"
-#include "xds/service/orca/v3/orca.grpc.pb.h"
+#include "tests/server/grpc_fixture.h"
 
 namespace t6::server {
 namespace {
 
-using grpc::health::v1::HealthCheckRequest;
 using grpc::health::v1::HealthCheckResponse;
 using testing::HasSubstr;
-using xds::data::orca::v3::OrcaLoadReport;
-using xds::service::orca::v3::OpenRcaService;
-using xds::service::orca::v3::OrcaLoadReportRequest;
-
-class FakeAdmin final : public Admin {
- public:
-  std::atomic<ServingState> current{ServingState::kServing};
-  ServingState state() const override { return current; }
-  std::atomic<int> waiting{3};
-  LoadReport Load() const override {
-    return {.application_utilization = 1.25,
-            .requests_per_second = 12.5,
-            .errors_per_second = 0.5,
-            .named = {{"num_requests_waiting", waiting.load()}}};
-  }
-  std::string MetricsText() const override { return ""; }
-  std::string Version() const override { return ""; }
-};
-
-v1::CompletionRequest Ask(const std::string& text, int max_tokens) {
-  v1::CompletionRequest request;
-  request.add_prompts()->set_text(text);
-  request.mutable_sampling()->set_max_tokens(max_tokens);
-  return request;
-}
-
-class GrpcTest : public testing::Test {
- protected:
-  GrpcTest() {
-    config_.address.port = 0;
-    server_ = GrpcServer::Start(config_, world_.handlers(), &admin_, &world_.executor).value();
-    server_->SetServing(true);
-    channel_ = NewChannel();
-  }
-
-  std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) {
-    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    arguments.SetMaxReceiveMessageSize(-1);
-    return grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", server_->port()),
-                                     grpc::InsecureChannelCredentials(), arguments);
-  }
-  grpc::Status Complete(const v1::CompletionRequest& request, v1::CompletionResponse* response,
-                        grpc::ClientContext* context) {
-    return v1::Completions::NewStub(channel_)->CreateCompletion(context, request, response);
-  }
-
-  ServedWorld world_;
-  FakeAdmin admin_;
-  GrpcConfig config_;
-  std::unique_ptr<GrpcServer> server_;
-  std::shared_ptr<grpc::Channel> channel_;
-};
 
 TEST_F(GrpcTest, UnaryAndStreamGiveTheSameText) {
   world_.engine.AnswerWith(Encode("Der Fuchs 🦊 kostet sechs Euro."));
@@ -313,152 +253,62 @@ TEST_F(GrpcTest, StopCancelsWhatTheDeadlineLeaves) {
   EXPECT_EQ(server_->calls_in_flight(), 0);
 }
 
-TEST_F(GrpcTest, HealthTellsEachServiceAndItsChanges) {
-  auto stub = grpc::health::v1::Health::NewStub(channel_);
-  const auto check = [&](const std::string& service, HealthCheckResponse* response) {
-    HealthCheckRequest request;
-    request.set_service(service);
-    grpc::ClientContext context;
-    return stub->Check(&context, request, response);
-  };
-  HealthCheckResponse response;
-  for (const char* service : {"", "t6.v1.Chat", "t6.v1.Completions", "t6.v1.Models", "t6.v1.Tokenizer"}) {
-    ASSERT_TRUE(check(service, &response).ok()) << service;
-    EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
-  }
-  EXPECT_EQ(check("t6.v1.Nothing", &response).error_code(), grpc::StatusCode::NOT_FOUND);
-
-  grpc::ClientContext context;
-  auto watch = stub->Watch(&context, {});
-  ASSERT_TRUE(watch->Read(&response));
-  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
-  server_->SetServing(false);
-  ASSERT_TRUE(watch->Read(&response));
-  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
-  ASSERT_TRUE(check("", &response).ok());
-  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
-  // A watch does not hold up the end.
-  server_->Stop(absl::Now() + absl::Seconds(30));
-  EXPECT_FALSE(watch->Read(&response));
-  EXPECT_EQ(watch->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-}
-
-// gRPC's own client keeps the trailer for its balancers: tests/e2e/test_load_reports.py reads it from the
-// wire.
-TEST_F(GrpcTest, TheTrailerIsALoadReport) {
-  OrcaLoadReport report;
-  ASSERT_TRUE(report.ParseFromString(LoadTrailer(admin_)));
-  EXPECT_EQ(report.application_utilization(), 1.25);
-  EXPECT_EQ(report.rps_fractional(), 12.5);
-  EXPECT_EQ(report.eps(), 0.5);
-  EXPECT_EQ(report.named_metrics().at("num_requests_waiting"), 3);
-}
-
-OrcaLoadReportRequest Every(int64_t seconds, int32_t nanos) {
-  OrcaLoadReportRequest request;
-  request.mutable_report_interval()->set_seconds(seconds);
-  request.mutable_report_interval()->set_nanos(nanos);
-  return request;
-}
-
-TEST_F(GrpcTest, LoadReportsComeOutOfBand) {
-  grpc::ClientContext context;
-  auto stub = OpenRcaService::NewStub(channel_);
-  const absl::Time start = absl::Now();
-  auto stream = stub->StreamCoreMetrics(&context, Every(0, 1));  // less than the least: 100 ms
-  OrcaLoadReport report;
-  ASSERT_TRUE(stream->Read(&report));
-  EXPECT_EQ(report.application_utilization(), 1.25);
-  EXPECT_EQ(report.named_metrics().at("num_requests_waiting"), 3);
-  admin_.waiting = 7;
-  ASSERT_TRUE(stream->Read(&report));
-  ASSERT_TRUE(stream->Read(&report));
-  EXPECT_EQ(report.named_metrics().at("num_requests_waiting"), 7);
-  EXPECT_GE(absl::Now() - start, absl::Milliseconds(200));
-  EXPECT_EQ(server_->calls_in_flight(), 0) << "who watches must not hold up a drain";
-  context.TryCancel();
-  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::CANCELLED);
-}
-
-TEST_F(GrpcTest, LoadStreamsEndWithTheServer) {
-  auto stub = OpenRcaService::NewStub(channel_);
-  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
-  std::vector<std::unique_ptr<grpc::ClientReader<OrcaLoadReport>>> streams;
-  // Absurd intervals too: they wait for their timer when the end comes.
-  for (const OrcaLoadReportRequest& request : {Every(std::numeric_limits<int64_t>::max(), 999'999'999),
-                                               Every(-5, -5), Every(0, 0), Every(3600, 0)}) {
-    contexts.push_back(std::make_unique<grpc::ClientContext>());
-    streams.push_back(stub->StreamCoreMetrics(contexts.back().get(), request));
-    OrcaLoadReport report;
-    ASSERT_TRUE(streams.back()->Read(&report));
-  }
-  server_->Stop(absl::Now() + absl::Seconds(30));
-  for (auto& stream : streams) {
-    OrcaLoadReport report;
-    while (stream->Read(&report)) {
-    }
-    EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
-  }
-}
-
-TEST_F(GrpcTest, LoadStreamsCancelledAtRandomMomentsLeaveNothing) {
-  std::vector<std::thread> clients;
-  for (int i = 0; i < 4; ++i) {
-    clients.emplace_back([this, i] {
-      auto stub = OpenRcaService::NewStub(channel_);
-      for (int n = 0; n < 25; ++n) {
-        grpc::ClientContext context;
-        auto stream = stub->StreamCoreMetrics(&context, Every(0, 1));
-        OrcaLoadReport report;
-        for (int reads = 0; reads < (i + n) % 3; ++reads) stream->Read(&report);
-        context.TryCancel();
-        stream->Finish();
-      }
-    });
-  }
-  for (std::thread& client : clients) client.join();
-  server_->Stop(absl::Now() + absl::Seconds(30));
-}
-
-// Asks in the wire's bytes, because no package of Debian carries the protocol's headers.
-TEST_F(GrpcTest, ReflectionListsTheServices) {
-  grpc::GenericStub stub(channel_);
-  grpc::CompletionQueue queue;
-  grpc::ClientContext context;
-  const auto wait = [&queue] {
-    void* tag = nullptr;
-    bool ok = false;
-    return queue.Next(&tag, &ok) && ok;
-  };
-  auto call =
-      stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
-  call->StartCall(nullptr);
-  ASSERT_TRUE(wait());
-  const grpc::Slice list_services(std::string("\x3a\x00", 2));  // field 7, ""
-  call->Write(grpc::ByteBuffer(&list_services, 1), nullptr);
-  ASSERT_TRUE(wait());
-  grpc::ByteBuffer answer;
-  call->Read(&answer, nullptr);
-  ASSERT_TRUE(wait());
-  grpc::Slice bytes;
-  ASSERT_TRUE(answer.DumpToSingleSlice(&bytes).ok());
-  const std::string text(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
-  for (const char* service : {"t6.v1.Chat", "t6.v1.Completions", "t6.v1.Models", "t6.v1.Tokenizer",
-                              "grpc.health.v1.Health", "xds.service.orca.v3.OpenRcaService"}) {
-    EXPECT_THAT(text, HasSubstr(service));
-  }
-  context.TryCancel();
-  grpc::Status status;
-  call->Finish(&status, nullptr);
-  wait();
-}
-
 TEST_F(GrpcTest, MessagesBeyondTheBoundAreRefused) {
   v1::CompletionResponse response;
   grpc::ClientContext context;
   EXPECT_EQ(Complete(Ask(std::string(17 << 20, 'x'), 1), &response, &context).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(world_.engine.n_submitted(), 0u);
+}
+
+TEST_F(GrpcTest, WhatCallsHoldTogetherIsBounded) {
+  config_.max_message_bytes = 1 << 20;
+  config_.max_large_messages = 2;
+  Restart();
+  const auto open = [&](grpc::ClientContext* context, const std::string& text) {
+    return v1::Completions::NewStub(channel_)->StreamCompletion(context, Ask(text, 1));
+  };
+  // Longer than any text that is looked at, so that they wait in line behind the first one's submission.
+  absl::Notification released;
+  world_.engine.on_submit = [&](const Submitted&) { released.WaitForNotification(); };
+  grpc::ClientContext contexts[3];
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::CompletionChunk>>> held;
+  for (int i = 0; i < 2; ++i) held.push_back(open(&contexts[i], "x"));
+  world_.engine.WaitForSubmit(1);  // both threads of the handlers wait
+  grpc::ClientContext large[3];
+  for (int i = 0; i < 2; ++i) held.push_back(open(&large[i], std::string(1'000'000, 'x')));
+  while (server_->calls_in_flight() < 4) std::this_thread::yield();
+  v1::CompletionChunk chunk;
+  auto refused = open(&large[2], std::string(1'000'000, 'x'));
+  EXPECT_FALSE(refused->Read(&chunk));
+  EXPECT_EQ(refused->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  released.Notify();
+  for (grpc::ClientContext& context : contexts) context.TryCancel();
+  for (int i = 2; i < 4; ++i) {
+    EXPECT_FALSE(held[i]->Read(&chunk));
+    EXPECT_EQ(held[i]->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT)
+        << "longer than the context";
+  }
+  for (int i = 0; i < 2; ++i) held[i]->Finish();
+  while (server_->calls_in_flight() > 0) std::this_thread::yield();
+}
+
+TEST_F(GrpcTest, CallsAreBounded) {
+  config_.max_calls = 2;
+  Restart();
+  std::vector<std::unique_ptr<grpc::ClientReader<v1::CompletionChunk>>> running;
+  grpc::ClientContext contexts[2], third;
+  for (int i = 0; i < 2; ++i) {
+    running.push_back(v1::Completions::NewStub(channel_)->StreamCompletion(&contexts[i], Ask("x", 1)));
+    world_.engine.WaitForSubmit(static_cast<size_t>(i));
+  }
+  v1::CompletionResponse response;
+  EXPECT_EQ(Complete(Ask("x", 1), &response, &third).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(world_.engine.n_submitted(), 2u);
+  for (int i = 0; i < 2; ++i) {
+    contexts[i].TryCancel();
+    running[static_cast<size_t>(i)]->Finish();
+  }
 }
 
 TEST_F(GrpcTest, APortInUseIsSaid) {
@@ -479,9 +329,7 @@ TEST_F(GrpcTest, WithKeysEveryMethodButHealthsNeedsOneAndTheTenantReachesTheEngi
   std::filesystem::remove(path);
   Handlers handlers = world_.handlers();
   handlers.keys = keys.get();
-  server_ = GrpcServer::Start(config_, handlers, &admin_, &world_.executor).value();
-  server_->SetServing(true);
-  channel_ = NewChannel();
+  Restart(handlers);
   world_.engine.AnswerWith(Encode("x"));
 
   const auto call = [&](const char* authorization) {

@@ -49,7 +49,7 @@ struct ServedWorld {
   ServedWorld() { slot.Set(&model); }
   ~ServedWorld() { executor.Stop(); }
 
-  Handlers handlers() const { return {chat.get(), completion.get(), info.get()}; }
+  Handlers handlers() { return {chat.get(), completion.get(), info.get(), &executor, &executor}; }
   RequestRecord WaitForRecord(size_t n) {
     absl::MutexLock lock(&mutex);
     const auto there = [&] { return records.size() > n; };

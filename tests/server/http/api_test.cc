@@ -9,14 +9,12 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <thread>
 
-#include "absl/time/clock.h"
 #include "server/auth.h"
 #include "server/error_map.h"
-#include "server/http/http_server.h"
 #include "server/http/json_value.h"
-#include "tests/server/http/fake_handlers.h"
-#include "tests/server/http/raw_client.h"
+#include "tests/server/http/api_fixture.h"
 
 namespace t6::server {
 namespace {
@@ -34,22 +32,8 @@ bool Happens(const absl::Notification& event) {
   return event.WaitForNotificationWithTimeout(absl::Seconds(10));
 }
 
-class ApiTest : public testing::Test {
+class ApiTest : public ApiFixture {
  protected:
-  ApiTest() {
-    HttpConfig config;
-    config.address = {"127.0.0.1", 0};
-    server_ = *HttpServer::Start(executor_.io(), config, &api_);
-  }
-  ~ApiTest() override {
-    server_->Stop(absl::Now() + absl::Seconds(10));
-    executor_.Stop();
-  }
-  RawResponse Ask(const std::string& bytes, bool head = false) {
-    RawClient client(server_->port());
-    client.Send(bytes);
-    return client.Read(head).value_or(RawResponse{});
-  }
   // The error object of the answer, which must have this status.
   Json ErrorOf(int status, const std::string& bytes) {
     const RawResponse response = Ask(bytes);
@@ -65,14 +49,6 @@ class ApiTest : public testing::Test {
                 error.contains("code"));
     return error;
   }
-
-  Executor executor_{2};
-  FakeChat chat_{&executor_};
-  FakeCompletion completion_{&executor_};
-  FakeInfo info_;
-  FakeAdmin admin_;
-  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, HttpConfig{}};
-  std::unique_ptr<HttpServer> server_;
 };
 
 TEST_F(ApiTest, AdminRoutes) {
@@ -349,13 +325,12 @@ class GuardedApiTest : public ApiTest {
     std::ofstream(path) << "acme sha256:8ed3f6ad685b959ead7022518e1af76cd816f8e8ec7ccdda1ed4018e8f2223f8\n";
     keys_ = ApiKeys::Load(path).value();
     std::filesystem::remove(path);
-    HttpConfig config;
-    config.address = {"127.0.0.1", 0};
+    HttpConfig config = TestConfig();
     config.cors_origins = {"https://app.example"};
-    guarded_ = std::make_unique<HttpApi>(Handlers{&chat_, &completion_, &info_, keys_.get()}, admin_, config,
-                                         /*with_metrics=*/false);
-    server_->Stop(absl::Now() + absl::Seconds(10));
-    server_ = *HttpServer::Start(executor_.io(), config, guarded_.get());
+    Handlers handlers = TestHandlers();
+    handlers.keys = keys_.get();
+    guarded_ = std::make_unique<HttpApi>(handlers, admin_, config, /*with_metrics=*/false);
+    Serve(guarded_.get());
   }
   ~GuardedApiTest() override { server_->Stop(absl::Now() + absl::Seconds(10)); }
 
@@ -391,6 +366,9 @@ TEST_F(GuardedApiTest, AnAllowedOriginGetsLeaveAndAnotherDoesNot) {
   const RawResponse no = Ask(Request("OPTIONS", kChatPath, "", "Origin: https://evil.example\r\n" + ask));
   EXPECT_EQ(no.status, 405);
   EXPECT_EQ(no.Header("Access-Control-Allow-Origin"), "");
+  // Or a cache might give this answer to the page that is allowed.
+  EXPECT_EQ(no.Header("Vary"), "Origin");
+  EXPECT_EQ(Ask(Request("GET", "/v1/models")).Header("Vary"), "Origin");
   // An error carries it too, or the page could not read why.
   const RawResponse refused = Ask(Post(kChatPath, kHello, "Origin: https://app.example\r\n"));
   EXPECT_EQ(refused.status, 401);
@@ -398,6 +376,77 @@ TEST_F(GuardedApiTest, AnAllowedOriginGetsLeaveAndAnotherDoesNot) {
   EXPECT_EQ(Ask(Request("GET", "/health", "", "Origin: https://evil.example\r\n"))
                 .Header("Access-Control-Allow-Origin"),
             "");
+}
+
+// ---- DNS rebinding: Request() says Host: localhost, and these add another one's name
+
+std::string PostTo(std::string_view host, std::string_view more_headers = "") {
+  return fmt::format(
+      "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n{}",
+      kChatPath, host, std::string_view(kHello).size(), more_headers, kHello);
+}
+
+TEST_F(ApiTest, APageWhoseNameWasMadeToMeanThisMachineIsRefused) {
+  chat_.answer = v1::ChatCompletionResponse();
+  const Json error = ErrorOf(403, PostTo("evil.example:8000", "Origin: http://evil.example:8000\r\n"));
+  EXPECT_EQ(error["type"], "permission_error");
+  EXPECT_THAT(error["message"].get<std::string>(), HasSubstr("evil.example:8000"));
+  for (const char* host : {"localhost:8000", "LOCALHOST", "127.0.0.1:8000", "[::1]:8000", "docs.localhost"})
+    EXPECT_EQ(Ask(PostTo(host, "Origin: http://localhost:8000\r\n")).status, 200) << host;
+  // No browser, but a balancer on this machine and its client.
+  EXPECT_EQ(Ask(PostTo("llm.example")).status, 200);
+}
+
+TEST_F(ApiTest, WithNamesAllowedNoOtherIsAnsweredTo) {
+  chat_.answer = v1::ChatCompletionResponse();
+  HttpConfig config = TestConfig();
+  config.allowed_hosts = {"llm.example"};
+  HttpApi named(TestHandlers(), admin_, config);
+  Serve(&named);
+  EXPECT_EQ(Ask(PostTo("LLM.example.:443")).status, 200);
+  EXPECT_EQ(Ask(PostTo("localhost")).status, 200);
+  EXPECT_EQ(Ask(PostTo("evil.example")).status, 403);
+  EXPECT_EQ(Ask("GET /readyz HTTP/1.1\r\nHost: 10.0.0.7\r\n\r\n").status, 200) << "probes name an address";
+  Serve(&api_);
+}
+
+// ---- work that takes long
+
+TEST_F(ApiTest, ALongTokenizeHoldsUpNeitherStreamsNorStarts) {
+  RawClient stream(server_->port());
+  stream.Send(Post(kChatPath, kHelloStream));
+  ASSERT_TRUE(Happens(chat_.asked));
+  absl::Notification released;
+  info_.while_tokenizing = [&] { released.WaitForNotification(); };
+  RawClient tokenizes(server_->port()), waits(server_->port());
+  tokenizes.Send(Post("/tokenize", R"({"prompt": "abc"})"));
+  waits.Send(Post("/tokenize", R"({"prompt": "abcd"})"));
+  ASSERT_TRUE(Happens(info_.tokenizes));
+  chat_.control->Give(ChatText("one"));
+  EXPECT_THAT(stream.ReadUntil("\n\n"), HasSubstr("one"));
+  completion_.answer = v1::CompletionResponse();
+  EXPECT_EQ(Ask(Post(kCompletionPath, R"({"prompt": "a"})")).status, 200);
+  EXPECT_EQ(Ask(Request("GET", "/v1/models")).status, 200);
+  released.Notify();
+  EXPECT_EQ(Json::parse(tokenizes.Read()->body)["count"], 3);
+  EXPECT_EQ(Json::parse(waits.Read()->body)["count"], 4);
+}
+
+TEST_F(ApiTest, WhoLeavesBeforeItsTurnIsNotWorkedFor) {
+  absl::Notification released;
+  info_.while_tokenizing = [&] { released.WaitForNotification(); };
+  RawClient tokenizes(server_->port()), leaves(server_->port());
+  tokenizes.Send(Post("/tokenize", R"({"prompt": "abc"})"));
+  ASSERT_TRUE(Happens(info_.tokenizes));
+  leaves.Send(Post("/tokenize", R"({"prompt": "abcd"})"));
+  // Until it has been read, or the close could overtake it.
+  while (server_->requests_in_flight() < 2) std::this_thread::yield();
+  leaves.Close();
+  while (server_->requests_in_flight() > 1) std::this_thread::yield();
+  released.Notify();
+  EXPECT_TRUE(tokenizes.Read().has_value());
+  EXPECT_EQ(Ask(Post("/tokenize", R"({"prompt": "abc"})")).status, 200) << "which was behind it in the line";
+  EXPECT_EQ(info_.n_tokenized, 2);
 }
 
 TEST_F(ApiTest, WithoutKeysAnyAuthorizationIsAccepted) {

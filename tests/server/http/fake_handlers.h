@@ -117,6 +117,10 @@ using FakeCompletion = FakeGeneration<v1::CompletionRequest, v1::CompletionRespo
 // One model "org/m1"; text and tokens map byte by byte.
 class FakeInfo : public InfoHandler {
  public:
+  std::function<void()> while_tokenizing = [] {};
+  mutable absl::Notification tokenizes;  // the first one
+  mutable std::atomic<int> n_tokenized{0};
+
   v1::ListModelsResponse ListModels() const override {
     v1::ListModelsResponse list;
     *list.add_models() = Model();
@@ -127,6 +131,8 @@ class FakeInfo : public InfoHandler {
     return Model();
   }
   StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request) const override {
+    if (n_tokenized++ == 0) tokenizes.Notify();
+    while_tokenizing();
     v1::TokenizeResponse response;
     for (const char c : request.prompt()) response.add_tokens(c);
     response.set_count(response.tokens_size());

@@ -8,12 +8,8 @@
 #include <regex>
 #include <set>
 
-#include "absl/time/clock.h"
-#include "server/http/api.h"
-#include "server/http/http_server.h"
 #include "server/web/web_files.h"
-#include "tests/server/http/fake_handlers.h"
-#include "tests/server/http/raw_client.h"
+#include "tests/server/http/api_fixture.h"
 
 namespace t6::server {
 namespace {
@@ -22,31 +18,12 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-class WebRoutesTest : public testing::Test {
+class WebRoutesTest : public ApiFixture {
  protected:
-  WebRoutesTest() {
-    HttpConfig config;
-    config.address = {"127.0.0.1", 0};
-    server_ = *HttpServer::Start(executor_.io(), config, &api_);
-  }
-  ~WebRoutesTest() override {
-    server_->Stop(absl::Now() + absl::Seconds(10));
-    executor_.Stop();
-  }
   RawResponse Get(std::string_view path, std::string_view more_headers = "",
                   std::string_view method = "GET") {
-    RawClient client(server_->port());
-    client.Send(Request(method, path, "", more_headers));
-    return client.Read(method == "HEAD").value_or(RawResponse{});
+    return Ask(Request(method, path, "", more_headers), /*head=*/method == "HEAD");
   }
-
-  Executor executor_{2};
-  FakeChat chat_{&executor_};
-  FakeCompletion completion_{&executor_};
-  FakeInfo info_;
-  FakeAdmin admin_;
-  HttpApi api_{Handlers{&chat_, &completion_, &info_}, admin_, HttpConfig{}};
-  std::unique_ptr<HttpServer> server_;
 };
 
 TEST_F(WebRoutesTest, EveryFileIsServedWholeWithItsType) {
