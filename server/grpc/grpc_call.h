@@ -6,6 +6,7 @@
 #include <grpcpp/support/status.h>
 
 #include <atomic>
+#include <memory>
 
 #include "engine/base/status.h"
 #include "server/admin.h"
@@ -36,7 +37,7 @@ struct GrpcDeps {
   Handlers handlers;
   const Admin* admin = nullptr;
   Executor* executor = nullptr;
-  CallBudget* budget = nullptr;
+  std::shared_ptr<CallBudget> budget;
 };
 
 // Takes x-request-id from the metadata (or makes one up) and echoes it in the trailers.

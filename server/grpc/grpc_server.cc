@@ -52,13 +52,11 @@ void SetLimits(grpc::ServerBuilder& builder, const GrpcConfig& config) {
 
 struct GrpcServer::Impl {
   Impl(const GrpcConfig& config, const Handlers& handlers, const Admin* admin, Executor* executor)
-      : budget(config.max_calls, MostBytes(config)),
-        deps{handlers, admin, executor, &budget},
+      : deps{handlers, admin, executor, std::make_shared<CallBudget>(config.max_calls, MostBytes(config))},
         load(admin, executor) {
     T6_CHECK(handlers.prompts != nullptr && handlers.texts != nullptr);
   }
 
-  CallBudget budget;
   GrpcDeps deps;
   ChatService chat{&deps};
   CompletionsService completions{&deps};
@@ -96,7 +94,7 @@ GrpcServer::~GrpcServer() { Stop(absl::InfinitePast()); }
 
 int GrpcServer::port() const { return impl_->port; }
 
-int GrpcServer::calls_in_flight() const { return impl_->budget.calls(); }
+int GrpcServer::calls_in_flight() const { return impl_->deps.budget->calls(); }
 
 void GrpcServer::SetServing(bool serving) { impl_->health.SetServing(serving); }
 

@@ -226,33 +226,4 @@ class StreamReactor final : public grpc::ServerWriteReactor<Chunk> {
   const std::shared_ptr<State> state_;
 };
 
-// What is answered at once: runs `answer` on `executor` and finishes with its result.
-template <typename Request, typename Response, typename Answer>
-grpc::ServerUnaryReactor* AnswerOn(Executor& executor, const GrpcDeps& deps,
-                                   grpc::CallbackServerContext* context, const Request* request,
-                                   Response* response, Answer answer) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const size_t bytes = request->ByteSizeLong();
-  const auto finish = [&deps, context, reactor, bytes](const Status& status) {
-    reactor->Finish(EndCall(status, *deps.admin, context));
-    deps.budget->GiveBack(bytes);
-  };
-  CallContext call = BeginCall(context);
-  if (const Status room = deps.budget->Take(bytes); !room.ok()) {
-    finish(room);
-    return reactor;
-  }
-  executor.Post([&deps, context, request, response, finish, call = std::move(call),
-                 answer = std::move(answer)]() mutable {
-    Status status = Admit(deps, *context, &call);
-    if (status.ok()) {
-      StatusOr<Response> result = answer(*request);
-      status = result.status();
-      if (result.ok()) *response = *std::move(result);
-    }
-    finish(status);
-  });
-  return reactor;
-}
-
 }  // namespace t6::server

@@ -1,6 +1,7 @@
 // The services of proto/t6/v1, each a line per RPC over the shared handlers. Thread-safe.
 #pragma once
 
+#include "server/grpc/answer_on.h"
 #include "server/grpc/grpc_call.h"
 #include "server/grpc/reactors.h"
 #include "t6/v1/chat.grpc.pb.h"
