@@ -204,8 +204,9 @@ inline void HeadValues(const ExpandArgs& e, int n_heads, const void* paired, voi
   e.rank <= 2 ? HeadValuesOf<1, 1>(e, paired, out) : HeadValuesOf<0, 1>(e, paired, out);
 }
 
-// kRows rows' scores of a page, all in registers: 4 kRows sums, 4 of the keys and one of the queries.
-template <int kRows>
+// kRows rows' scores of a page's first 16 kVectors tokens, all in registers: 4 kRows sums, 4 of the keys and
+// one of the queries.
+template <int kRows, int kVectors>
 void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
   const auto* q = static_cast<const uint16_t*>(g.queries) + row * g.query_stride;
   const auto* b = static_cast<const uint32_t*>(g.keys);
@@ -216,9 +217,9 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
     for (int v = 0; v < 4; ++v) x[r][v] = _mm512_setzero_ps();
   }
   for (int k = 0; k < g.dp; k += 2, b += 64) {
-    __m512bh keys[4];
+    __m512bh keys[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) keys[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
+    for (int v = 0; v < kVectors; ++v) keys[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
     fetch->Lines<1>();
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -226,7 +227,7 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
       std::memcpy(&pair, q + r * g.query_stride + k, sizeof(pair));
       const auto query = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) x[r][v] = _mm512_dpbf16_ps(x[r][v], query, keys[v]);
+      for (int v = 0; v < kVectors; ++v) x[r][v] = _mm512_dpbf16_ps(x[r][v], query, keys[v]);
     }
   }
 #pragma GCC unroll 8
@@ -249,11 +250,14 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
 
 inline void HeadWeights(const HeadWeightsArgs& g) {
   using Rows = void (*)(const HeadWeightsArgs&, int, PageFetch*);
-  static constexpr Rows kRows[] = {HeadWeightsOf<1>, HeadWeightsOf<2>, HeadWeightsOf<3>, HeadWeightsOf<4>};
+  static constexpr Rows kWhole[] = {HeadWeightsOf<1, 4>, HeadWeightsOf<2, 4>, HeadWeightsOf<3, 4>,
+                                    HeadWeightsOf<4, 4>};
+  static constexpr Rows kHalf[] = {HeadWeightsOf<1, 2>, HeadWeightsOf<2, 2>, HeadWeightsOf<3, 2>,
+                                   HeadWeightsOf<4, 2>};
   PageFetch fetch = g.fetch != nullptr ? *g.fetch : PageFetch();
   for (int row = 0, groups = (g.n + 3) / 4; groups > 0; --groups) {
     const int n = (g.n - row) / groups;  // as even as can be
-    kRows[n - 1](g, row, &fetch);
+    (g.n_tokens > 32 ? kWhole : kHalf)[n - 1](g, row, &fetch);
     row += n;
   }
   if (g.fetch != nullptr) *g.fetch = fetch;

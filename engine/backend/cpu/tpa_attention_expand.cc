@@ -17,6 +17,7 @@ struct ExpandScratch {
         padded(c.Take<float>(static_cast<size_t>(std::max(s.rank_k, s.rank_v)) * 64 * s.dp)),
         expanded(c.Take<float>(64 * s.dp)),
         expanded_values(c.Take<float>(64 * s.dp)),
+        paired(c.Take<float>(static_cast<size_t>(RoundUp(std::max(s.rank_k, s.rank_v), 2)) * 64 * s.dp)),
         keys(c.Take<float>(64 * s.dp)),
         values(c.Take<float>(64 * s.dp)),
         query(c.Take<float>(static_cast<size_t>(kMaxBlockRows) * s.dp)),
@@ -29,8 +30,8 @@ struct ExpandScratch {
         visible(c.Take<int>(kTileRows)) {}
 
   bf16* page;
-  float *padded, *expanded, *expanded_values, *keys, *values, *query, *queries, *logits, *rounded, *out, *max,
-      *sum;
+  float *padded, *expanded, *expanded_values, *paired, *keys, *values, *query, *queries, *logits, *rounded,
+      *out, *max, *sum;
   int* visible;
 };
 
@@ -59,6 +60,81 @@ const void* ExpandQueries(const AttentionRun& run, const ExpandTask& task, const
   return run.kernels->round(x.query, static_cast<size_t>(task.n_rows) * s.dp, x.queries);
 }
 
+// One head's keys and values of a page, packed as right sides.
+struct HeadPage {
+  const void *keys, *values;
+};
+
+HeadPage ExpandPage(const AttentionRun& run, const ExpandTask& task, const ExpandScratch& x, int page,
+                    int valid) {
+  const AttentionShape& s = *run.shape;
+  const AttentionKernels& k = *run.kernels;
+  const PageView view = ViewPage(run, task.pages[page], task.head, task.head + 1, x.page);
+  ExpandArgs keys{.a = view.ak, .rank = s.rank_k, .n_heads = s.h, .head = task.head};
+  ExpandArgs values{.a = view.av, .rank = s.rank_v, .n_heads = s.h, .head = task.head};
+  keys.dp = values.dp = s.dp, keys.valid = values.valid = valid;
+  keys.b = PaddedRows(run, view.bk, s.rank_k, valid, x.padded);
+  if (k.head_weights != nullptr) {
+    k.pair_keys(keys.b, s.rank_k, s.dp, x.paired);
+    k.head_keys(keys, 1, x.paired, x.keys);
+    k.pair_values(PaddedRows(run, view.bv, s.rank_v, valid, x.padded), s.rank_v, s.dp, x.paired);
+    k.head_values(values, 1, x.paired, x.values);
+    return {x.keys, x.values};
+  }
+  keys.out = x.expanded, values.out = x.expanded_values;
+  k.expand(keys);
+  const void* packed = k.pack_float_keys(x.expanded, s.dp, x.keys);
+  values.b = PaddedRows(run, view.bv, s.rank_v, valid, x.padded);
+  k.expand(values);
+  return {packed, k.pack_float_values(x.expanded_values, s.dp, x.values)};
+}
+
+struct RowTile {
+  int row, n, n_tokens;  // the page's first tokens that some row sees, rounded up to 32
+};
+
+// Scores and softmax of a tile's rows on a page: the value product's left side [n][64].
+const void* Weights(const AttentionRun& run, const ExpandScratch& x, const RowTile& tile, const void* queries,
+                    const void* keys) {
+  const AttentionKernels& k = *run.kernels;
+  const int dp = run.shape->dp;
+  const void* tile_queries = At(queries, static_cast<size_t>(tile.row) * dp, k.compute);
+  float *max = x.max + tile.row, *sum = x.sum + tile.row, *out = x.out + static_cast<size_t>(tile.row) * dp;
+  if (k.head_weights != nullptr) {
+    k.head_weights({.queries = tile_queries,
+                    .query_stride = static_cast<size_t>(dp),
+                    .keys = keys,
+                    .dp = dp,
+                    .n = tile.n,
+                    .n_tokens = tile.n_tokens,
+                    .visible = x.visible,
+                    .max = max,
+                    .sum = sum,
+                    .out = out,
+                    .out_stride = static_cast<size_t>(dp),
+                    .weights = x.rounded});
+    return x.rounded;
+  }
+  k.gemm({.a = tile_queries,
+          .lda = dp,
+          .b = keys,
+          .ldb = 64,
+          .c = x.logits,
+          .ldc = 64,
+          .m = tile.n,
+          .n = tile.n_tokens,
+          .k = dp});
+  k.softmax({.logits = x.logits,
+             .visible = x.visible,
+             .n = tile.n,
+             .n_tokens = tile.n_tokens,
+             .max = max,
+             .sum = sum,
+             .out = out,
+             .dp = dp});
+  return k.round(x.logits, static_cast<size_t>(tile.n) * 64, x.rounded);
+}
+
 }  // namespace
 
 size_t ExpandScratchBytes(const AttentionShape& shape) {
@@ -81,51 +157,17 @@ void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scr
   std::fill_n(x.sum, task.n_rows, 0.0f);
 
   for (int page = 0; page <= last / kPageTokens; ++page) {
-    const PageView view = ViewPage(run, task.pages[page], task.head, task.head + 1, x.page);
     const int valid = Visible(last, page);
-    k.expand({.a = view.ak,
-              .b = PaddedRows(run, view.bk, s.rank_k, valid, x.padded),
-              .rank = s.rank_k,
-              .n_heads = s.h,
-              .head = task.head,
-              .dp = s.dp,
-              .valid = valid,
-              .out = x.expanded});
-    const void* keys = k.pack_float_keys(x.expanded, s.dp, x.keys);
-    k.expand({.a = view.av,
-              .b = PaddedRows(run, view.bv, s.rank_v, valid, x.padded),
-              .rank = s.rank_v,
-              .n_heads = s.h,
-              .head = task.head,
-              .dp = s.dp,
-              .valid = valid,
-              .out = x.expanded_values});
-    const void* values = k.pack_float_values(x.expanded_values, s.dp, x.values);
+    const HeadPage head = ExpandPage(run, task, x, page, valid);
     for (int row = 0; row < task.n_rows; row += kTileRows) {
       const int m = std::min(kTileRows, task.n_rows - row);
       const int n_tokens = RoundUp(Visible(positions[row + m - 1], page), 32);
       if (n_tokens == 0) continue;
       for (int i = 0; i < m; ++i) x.visible[i] = Visible(positions[row + i], page);
-      k.gemm({.a = At(queries, static_cast<size_t>(row) * s.dp, k.compute),
-              .lda = s.dp,
-              .b = keys,
-              .ldb = 64,
-              .c = x.logits,
-              .ldc = 64,
-              .m = m,
-              .n = n_tokens,
-              .k = s.dp});
-      k.softmax({.logits = x.logits,
-                 .visible = x.visible,
-                 .n = m,
-                 .n_tokens = n_tokens,
-                 .max = x.max + row,
-                 .sum = x.sum + row,
-                 .out = x.out + static_cast<size_t>(row) * s.dp,
-                 .dp = s.dp});
-      k.gemm({.a = k.round(x.logits, static_cast<size_t>(m) * 64, x.rounded),
+      const RowTile tile{row, m, n_tokens};
+      k.gemm({.a = Weights(run, x, tile, queries, head.keys),
               .lda = 64,
-              .b = values,
+              .b = head.values,
               .ldb = s.dp,
               .c = x.out + static_cast<size_t>(row) * s.dp,
               .ldc = s.dp,

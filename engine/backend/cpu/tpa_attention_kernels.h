@@ -160,13 +160,14 @@ struct WidenArgs {
   bf16* out = nullptr;  // [rows][64]
 };
 
-// One head's scores and online softmax of a page. weights[i][t] = p[i][t], operands.
+// One head's scores and online softmax of a page. weights[i][t] = p[i][t], operands, zeros from visible on.
 struct HeadWeightsArgs {
   const void* queries = nullptr;  // operand, row i's [dp] at i * query_stride
   size_t query_stride = 0;        // elements
   const void* keys = nullptr;     // packed [dp][64]
   int dp = 0;
   int n = 0;                     // rows
+  int n_tokens = 64;             // 32 or 64: of the page's first ones, which is what rows see at most
   const int* visible = nullptr;  // [n]
   float* max = nullptr;          // row i's at i * stat_stride
   float* sum = nullptr;
