@@ -92,8 +92,9 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
       absl::MutexLock lock(&mutex);
       ended = std::move(call);
       if (reactor == nullptr) return;
-      if (answer.ok()) *response = *std::move(answer);
-      Finish(answer.status());
+      const Status status = answer.status();
+      if (status.ok()) *response = *std::move(answer);
+      Finish(status);
     }
 
     void Cancel() {
