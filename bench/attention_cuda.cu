@@ -2,6 +2,7 @@
 // larger than the L2 cache, beside a kernel that only reads the same bytes in the same graph, and the error
 // against float64.
 //   bench_attention_cuda [--portable] [FILTER]   FILTER: a part of a row's name, "h47 8x" say
+// A row is followed by the same over fp8 pages where there is a kernel, with how much faster that is.
 // --portable forces the kernels of other chips. What was measured on an H200 is compared on an H200 only.
 #include <algorithm>
 #include <cmath>
@@ -147,7 +148,6 @@ struct Machine {
     cos = DeviceAlloc<float>(size_t{kMaxPositions} * kMaxPairs),
     sin = DeviceAlloc<float>(size_t{kMaxPositions} * kMaxPairs);
     never_written = DeviceAlloc<float>(1);
-    FillNormalBf16(pool, kPoolBytes / 2, 1, stream);
     FillAngles(cos, sin, size_t{kMaxPositions} * kMaxPairs, 2, stream);
     MUST(cudaStreamSynchronize(stream));
     std::printf("%s, %d multiprocessors, %s kernels\n", properties.name, device.n_sms,
@@ -166,6 +166,7 @@ class Problem {
           std::vector<int> lengths)
       : machine_(machine), shape_(shape), config_(config), lengths_(std::move(lengths)) {
     MakePages();
+    FillPool();
     MakeCall();
     const t6::cuda::StepSequences step{arena_.Copy<int32_t>({n_sequences()}),
                                        arena_.Copy(Ints(lengths_)),
@@ -269,6 +270,15 @@ class Problem {
     }
   }
 
+  void FillPool() {
+    const size_t bytes = n_layers_ * layer_bytes_;
+    if (shape_.fp8) {
+      FillFp8Pages(machine_.pool, shape_, bytes / shape_.page_bytes(), 1, machine_.stream);
+    } else {
+      FillNormalBf16(machine_.pool, bytes / 2, 1, machine_.stream);
+    }
+  }
+
   void MakeCall() {
     const int n = n_sequences();
     const int64_t n_segments = t6::cuda::MaxSegments(config_.n_blocks, n, page_begin_.back(), 0);
@@ -330,15 +340,18 @@ std::string Verdict(const Row& row, size_t bytes, const Timing& t, bool is_h200)
   return broken.empty() ? " yes" : broken;
 }
 
-void Measure(const Machine& machine, const Row& row, const std::string& name,
-             const std::vector<int>& lengths) {
+// `bf16`: the time of the same row over bfloat16 pages, when this is one of fp8. Returns the time; 0 without a
+// kernel.
+double Measure(const Machine& machine, const Row& row, const std::string& name,
+               const std::vector<int>& lengths, double bf16 = 0.0) {
   const int d = row.head_dim;
   const double scale = 1.0 / (std::sqrt(static_cast<double>(d)) * row.rank_q * row.rank);
-  const DecodeShape shape{row.heads, d, row.rank, row.rank_q, d, static_cast<float>(scale), false, 0.0f};
+  const DecodeShape shape{row.heads, d, row.rank, row.rank_q, d, static_cast<float>(scale), false, 0.0f,
+                          bf16 > 0.0};
   const auto config = DecodeAttentionConfig::Make(shape, machine.device);
   if (!config) {
-    std::printf("%-22s no kernel\n", name.c_str());
-    return;
+    if (bf16 == 0.0) std::printf("%-22s no kernel\n", name.c_str());
+    return 0.0;
   }
   Problem problem(machine, shape, *config, lengths);
   const double error = problem.Error();
@@ -349,8 +362,13 @@ void Measure(const Machine& machine, const Row& row, const std::string& name,
   if (machine.is_h200) {
     std::printf(" %8.1f %8.1f %8.1f", problem.bytes() / 4594e3, row.prototype, row.official);
   }
-  std::printf("  %s\n", Verdict(row, problem.bytes(), t, machine.is_h200).c_str());
+  if (bf16 > 0.0) {
+    std::printf("   %.2f x bf16\n", bf16 / t.ours);
+  } else {
+    std::printf("  %s\n", Verdict(row, problem.bytes(), t, machine.is_h200).c_str());
+  }
   std::fflush(stdout);
+  return t.ours;
 }
 
 }  // namespace
@@ -368,7 +386,9 @@ int main(int argc, char** argv) {
   for (const Row& row : kRows) {
     const std::string name = Name(row);
     if (name.find(filter) == std::string::npos) continue;
-    Measure(machine, row, name, std::vector<int>(row.batch, row.length_k * 1024));
+    const std::vector<int> lengths(row.batch, row.length_k * 1024);
+    const double bf16 = Measure(machine, row, name, lengths);
+    if (bf16 > 0.0) Measure(machine, row, name + " fp8", lengths, bf16);
   }
   if (filter.empty()) {
     std::vector<int> ragged;

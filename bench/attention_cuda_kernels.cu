@@ -1,4 +1,5 @@
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 
 #include "bench/attention_cuda_kernels.h"
 
@@ -54,11 +55,45 @@ __global__ void __launch_bounds__(kReadThreads)
 
 constexpr int kMaxDim = 128, kReferenceThreads = 128;
 
-// The value of a page's element: B_K | A_K | B_V | A_V.
-__device__ double Element(const ReferenceCall& c, int half_rows, int token, int offset) {
-  const auto* page = static_cast<const __nv_bfloat16*>(c.pages) +
-                     static_cast<size_t>(c.page_ids[token / 64]) * (half_rows * 2 * 64);
-  return static_cast<double>(__bfloat162float(page[offset]));
+// A page's halves are B | A, in fp8 B | A | scales.
+struct PageHalf {
+  const uint8_t* base;
+  const t6::cuda::DecodeShape& shape;
+
+  __device__ PageHalf(const ReferenceCall& c, int half_rows, int token, int half)
+      : base(static_cast<const uint8_t*>(c.pages) +
+             (static_cast<size_t>(c.page_ids[token / 64]) * 2 + half) * half_rows * 128),
+        shape(c.shape) {}
+  __device__ double Number(int i) const {
+    if (!shape.fp8) return __bfloat162float(reinterpret_cast<const __nv_bfloat16*>(base)[i]);
+    __nv_fp8_e4m3 x;
+    x.__x = base[i];
+    return static_cast<float>(x);
+  }
+  __device__ double B(int token, int r, int i) const {
+    return Number((r * 64 + token % 64) * shape.head_dim + i);
+  }
+  __device__ double A(int token, int r, int head) const {
+    const int b_numbers = shape.rank * 64 * shape.head_dim, a_numbers = shape.rank * 64 * shape.n_heads;
+    const double a = Number(b_numbers + (r * shape.n_heads + head) * 64 + token % 64);
+    if (!shape.fp8) return a;
+    const int scales = b_numbers + (a_numbers + 127) / 128 * 128;
+    return a * reinterpret_cast<const float*>(base + scales)[r * 64 + token % 64];
+  }
+};
+
+// Pages of e4m3 numbers of deviation 100 and scales that make terms' numbers standard normal, within a factor
+// of 4.
+__global__ void Fp8PagesKernel(uint8_t* pages, size_t n_halves, int number_bytes, int half_bytes, uint32_t seed) {
+  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x, n = n_halves * half_bytes;
+  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
+    const int at = static_cast<int>(i % half_bytes);
+    if (at < number_bytes) {
+      pages[i] = __nv_fp8_e4m3(100.0f * Normal(i, seed)).__x;
+    } else if (at % 4 == 0) {
+      *reinterpret_cast<float*>(pages + i) = exp2f(-14.0f + static_cast<float>(Hash(i + seed) % 3));
+    }
+  }
 }
 
 __device__ double QueryElement(const ReferenceCall& c, int head, int i) {
@@ -75,7 +110,6 @@ __device__ double QueryElement(const ReferenceCall& c, int head, int i) {
 __global__ void __launch_bounds__(kReferenceThreads) ReferenceKernel(ReferenceCall c, int half_rows) {
   const t6::cuda::DecodeShape& shape = c.shape;
   const int d = shape.head_dim, head = blockIdx.x, half = shape.rotary_dim / 2;
-  const int a_offset = shape.rank * 64 * d, value_offset = half_rows * 64;
   __shared__ double query[kMaxDim], out[kMaxDim], sum, most[kReferenceThreads];
   for (int i = threadIdx.x; i < d; i += kReferenceThreads) {
     double x = QueryElement(c, head, i);
@@ -87,11 +121,12 @@ __global__ void __launch_bounds__(kReferenceThreads) ReferenceKernel(ReferenceCa
   if (threadIdx.x == 0) sum = 0.0;
   __syncthreads();
   const auto logit = [&](int token) {
+    const PageHalf keys(c, half_rows, token, 0);
     double l = 0.0;
     for (int r = 0; r < shape.rank; ++r) {
       double s = 0.0;
-      for (int i = 0; i < d; ++i) s += query[i] * Element(c, half_rows, token, (r * 64 + token % 64) * d + i);
-      l += s * Element(c, half_rows, token, a_offset + (r * shape.n_heads + head) * 64 + token % 64);
+      for (int i = 0; i < d; ++i) s += query[i] * keys.B(token, r, i);
+      l += s * keys.A(token, r, head);
     }
     return l;
   };
@@ -105,10 +140,9 @@ __global__ void __launch_bounds__(kReferenceThreads) ReferenceKernel(ReferenceCa
     const double p = exp(logit(t) - own);
     weights += p;
     for (int r = 0; r < shape.rank; ++r) {
-      const double w =
-          p * Element(c, half_rows, t, value_offset + a_offset + (r * shape.n_heads + head) * 64 + t % 64);
-      for (int i = 0; i < d; ++i)
-        mine[i] += w * Element(c, half_rows, t, value_offset + (r * 64 + t % 64) * d + i);
+      const PageHalf values(c, half_rows, t, 1);
+      const double w = p * values.A(t, r, head);
+      for (int i = 0; i < d; ++i) mine[i] += w * values.B(t, r, i);
     }
   }
   atomicAdd(&sum, weights);
@@ -121,6 +155,12 @@ __global__ void __launch_bounds__(kReferenceThreads) ReferenceKernel(ReferenceCa
 
 void FillNormalBf16(void* to, size_t n, uint32_t seed, cudaStream_t stream) {
   FillKernel<<<2048, 256, 0, stream>>>(static_cast<__nv_bfloat16*>(to), n, seed);
+}
+void FillFp8Pages(void* to, const t6::cuda::DecodeShape& shape, size_t n_pages, uint32_t seed,
+                  cudaStream_t stream) {
+  const int half_bytes = shape.half_rows() * 128, scale_bytes = shape.rank * 64 * 4;
+  Fp8PagesKernel<<<2048, 256, 0, stream>>>(static_cast<uint8_t*>(to), n_pages * 2, half_bytes - scale_bytes,
+                                           half_bytes, seed);
 }
 void FillNormal(float* to, size_t n, uint32_t seed, cudaStream_t stream) {
   FillKernel<<<512, 256, 0, stream>>>(to, n, seed);

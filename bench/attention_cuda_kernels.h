@@ -13,6 +13,9 @@ namespace t6::bench {
 
 // Standard normal numbers, each a function of its index and the seed.
 void FillNormalBf16(void* to, size_t n, uint32_t seed, cudaStream_t stream);
+// Whole pages of a shape in fp8, scales included.
+void FillFp8Pages(void* to, const t6::cuda::DecodeShape& shape, size_t n_pages, uint32_t seed,
+                  cudaStream_t stream);
 void FillNormal(float* to, size_t n, uint32_t seed, cudaStream_t stream);
 // cos and sin of random angles.
 void FillAngles(float* cos, float* sin, size_t n, uint32_t seed, cudaStream_t stream);

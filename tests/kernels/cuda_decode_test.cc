@@ -137,6 +137,42 @@ TEST_P(CudaDecode, ManySequencesInOneBlock) {
   }
 }
 
+// fp8 pages hold what the reference rounds to, so that the arithmetic alone is left: half precision's.
+TEST_P(CudaDecode, Fp8PagesOfEveryShape) {
+  const std::vector<int> lengths = {1, 63, 64, 65, 700, 1500, 3, 128};
+  for (const int rank : {1, 2}) {
+    for (const int h : {5, 13, 16, 32, 47, 48, 61, 78, 128}) {
+      CudaDecodeCase c{h, 64, rank, 6, lengths};
+      c.fp8 = true;
+      EXPECT_LT(ErrorOf(c), kTolerance / 2) << "rank " << rank << " h " << h;
+    }
+  }
+}
+
+TEST_P(CudaDecode, Fp8PagesInEverySituation) {
+  CudaDecodeCase c{47, 64, 2, 6, {4000, 900}};
+  c.fp8 = true, c.n_blocks = 2;
+  EXPECT_LT(ErrorOf(c), kTolerance / 2) << "long shares";
+  c = {47, 64, 2, 0, {200, 1000, 77}};
+  c.fp8 = true;
+  EXPECT_LT(ErrorOf(c), kTolerance / 2) << "full query";
+  c = {47, 64, 2, 6, {300, 90}};
+  c.fp8 = true, c.rotary_dim = 42, c.head_norm = true;
+  EXPECT_LT(ErrorOf(c), kTolerance / 2) << "partial rotation, head norm";
+  c = {47, 64, 2, 6, {}};
+  c.fp8 = true;
+  for (int i = 0; i < 60; ++i) c.lengths.push_back(1 + i * 37 % 150);
+  for (const int n_blocks : {1, 3, 50}) {
+    c.n_blocks = n_blocks;
+    EXPECT_LT(ErrorOf(c), kTolerance / 2) << n_blocks << " blocks";
+  }
+  for (const float scale : {0.02f, 2.0f}) {  // nearly flat; logits of some hundreds
+    c = {47, 64, 2, 6, {1200, 400}};
+    c.fp8 = true, c.scale = scale;
+    EXPECT_LT(ErrorOf(c), kTolerance * (scale > 1 ? 4 : 0.5)) << "scale " << scale;
+  }
+}
+
 TEST_P(CudaDecode, HeadNorm) {
   CudaDecodeCase c{47, 64, 2, 6, {1000, 64, 5}};
   c.head_norm = true;

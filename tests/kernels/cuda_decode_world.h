@@ -19,6 +19,7 @@
 #include "engine/base/page_tokens.h"
 #include "engine/tensor/dtype.h"
 #include "tests/support/reference_attention.h"
+#include "tests/support/reference_fp8.h"
 
 namespace t6::testing {
 
@@ -65,17 +66,19 @@ struct CudaDecodeCase {
   bool portable = false;
   float scale = 1.0f;  // of the projections: larger means sharper attention
   int n_blocks = 0;    // 0: as the device has
+  bool fp8 = false;    // pages; else bfloat16
 };
 
 class CudaDecodeWorld {
  public:
   CudaDecodeWorld(const CudaDecodeCase& c, uint32_t seed)
-      : case_(c), random_(seed), layout_(Spec(c), DType::kBF16) {
+      : case_(c), random_(seed), layout_(Spec(c), c.fp8 ? DType::kFp8 : DType::kBF16) {
     const AttentionSpec spec = Spec(c);
     reference_.spec = spec;
     reference_.store = [](std::vector<double>& x) {
       for (double& v : x) v = RoundToBf16(static_cast<float>(v));
     };
+    if (c.fp8) reference_.store = RoundToFp8;
     const int longest = std::max(1, *std::max_element(c.lengths.begin(), c.lengths.end()));
     std::uniform_real_distribution<float> angle(0.0f, 6.28f);
     for (int i = 0; i < longest * (spec.rotary_dim / 2); ++i) {
@@ -93,9 +96,11 @@ class CudaDecodeWorld {
     cuda::DecodeDevice device;
     CudaOk(cuda::DecodeDevice::Query(&device));
     device.portable |= case_.portable;
-    const cuda::DecodeShape shape{case_.h,        case_.d,           case_.rank,
-                                  case_.rank_q,   spec.rotary_dim,   spec.logit_scale(),
-                                  spec.head_norm, spec.head_norm_eps};
+    const cuda::DecodeShape shape{case_.h,         case_.d,
+                                  case_.rank,      case_.rank_q,
+                                  spec.rotary_dim, spec.logit_scale(),
+                                  spec.head_norm,  spec.head_norm_eps,
+                                  case_.fp8};
     auto config = cuda::DecodeAttentionConfig::Make(shape, device);
     if (!config) {
       ADD_FAILURE() << "no kernel for h " << case_.h << " d " << case_.d << " rank " << case_.rank;
@@ -249,10 +254,34 @@ class CudaDecodeWorld {
       const float* x = ab + h * rank + r * d;
       const std::vector<double> row =
           rotates ? reference_.Rotated(x, position) : std::vector<double>(x, x + d);
+      if (case_.fp8) {
+        PutFp8Term(x, ab, rank, r, position, page, a, b, rotates);
+        continue;
+      }
       for (int i = 0; i < d; ++i)
         Put(page, b, (r * kPageTokens + column) * d + i, static_cast<float>(row[i]));
       for (int j = 0; j < h; ++j) Put(page, a, (r * h + j) * kPageTokens + column, ab[j * rank + r]);
     }
+  }
+
+  void PutFp8Term(const float* x, const float* ab, int rank, int r, int position, int page, PartName a,
+                  PartName b, bool rotates) {
+    const int h = case_.h, d = case_.d, column = position % kPageTokens;
+    std::vector<double> row(x, x + d), heads(h);
+    if (rotates) row = reference_.RotatedInF32(x, position);
+    for (int j = 0; j < h; ++j) heads[j] = ab[j * rank + r];
+    const double a_factor = Fp8Factor(heads), b_factor = Fp8Factor(row);
+    uint8_t* base = bytes_.data() + page * layout_.page_bytes();
+    const auto byte = [](double v) {
+      return static_cast<uint8_t>(NearestFp8(v) | (std::signbit(v) ? 0x80 : 0));
+    };
+    for (int i = 0; i < d; ++i)
+      base[layout_.part(b).offset + (r * kPageTokens + column) * d + i] = byte(row[i] * b_factor);
+    for (int j = 0; j < h; ++j)
+      base[layout_.part(a).offset + (r * h + j) * kPageTokens + column] = byte(heads[j] * a_factor);
+    const auto scale = static_cast<float>(1.0 / (a_factor * b_factor));
+    const PartName scales = a == PartName::kAK ? PartName::kSK : PartName::kSV;
+    std::memcpy(base + layout_.part(scales).offset + (r * kPageTokens + column) * 4, &scale, 4);
   }
 
   void Put(int page, PartName part, size_t index, float value) {

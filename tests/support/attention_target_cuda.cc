@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine/backend/cuda/cuda_memory.h"
+#include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/tpa_attention.h"
 #include "tests/support/attention_target.h"
@@ -29,6 +30,9 @@ class CudaAttention final : public AttentionUnderTest {
     options.stream = stream_, options.force_portable = portable_;
     options.fixed_split_pages = fixed_splits_ ? 4 : 0;
     options.general = cuda::MakeSimpleAttention();
+    if (limits.page_dtype == DType::kFp8 && !portable_ && !fixed_splits_) {
+      T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
+    }
     T6_ASSIGN_OR_RETURN(attention_, cuda::TpaAttention::Make(std::move(options)));
     return attention_->Reserve(limits, spec);
   }
@@ -105,11 +109,13 @@ std::vector<AttentionTarget> AttentionTargets() {
     bool portable;
   };
   std::vector<AttentionTarget> targets;
-  for (const Kind kind : {Kind{"f32_cuda", DType::kF32, false}, Kind{"bf16_cudasm90a", DType::kBF16, false},
-                          Kind{"bf16_cudaportable", DType::kBF16, true}}) {
+  for (const Kind kind :
+       {Kind{"f32_cuda", DType::kF32, false}, Kind{"bf16_cudasm90a", DType::kBF16, false},
+        Kind{"bf16_cudaportable", DType::kBF16, true}, Kind{"fp8_cudasm90a", DType::kFp8, false},
+        Kind{"fp8_cudaportable", DType::kFp8, true}}) {
     AttentionTarget target;
     target.name = kind.name;
-    target.page = target.compute = kind.type;
+    target.page = kind.type, target.compute = kind.type == DType::kF32 ? DType::kF32 : DType::kBF16;
     target.is_best = true;
     target.threads = {1};
     const bool runs_here = kind.portable || kind.type == DType::kF32 ? major >= 8 : major == 9;

@@ -139,7 +139,11 @@ class AttentionWorld {
   }
 
   StepLimits limits(int max_rows) const {
-    return {.max_rows = max_rows, .max_sequences = 64, .max_outputs = 64, .max_context = max_context_};
+    return {.max_rows = max_rows,
+            .max_sequences = 64,
+            .max_outputs = 64,
+            .max_context = max_context_,
+            .page_dtype = layout_.dtype()};
   }
   LayerPages pages() { return {bytes_.data(), &layout_, n_pages_}; }
   const AttentionSpec& spec() const { return spec_; }

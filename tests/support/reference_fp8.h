@@ -24,13 +24,13 @@ inline const std::array<double, 127>& Fp8Numbers() {
 
 // The bits of the number nearest to |x|, the even one of two; 448 for anything larger.
 inline int NearestFp8(double x) {
-  int best = 0;
-  for (int bits = 1; bits < 127; ++bits) {
-    const double before = std::abs(std::abs(x) - Fp8Numbers()[best]);
-    const double now = std::abs(std::abs(x) - Fp8Numbers()[bits]);
-    if (now < before || (now == before && bits % 2 == 0)) best = bits;
-  }
-  return best;
+  const auto& numbers = Fp8Numbers();
+  const int above =
+      static_cast<int>(std::upper_bound(numbers.begin(), numbers.end(), std::abs(x)) - numbers.begin());
+  if (above == 127) return 126;
+  const double to_lower = std::abs(x) - numbers[above - 1], to_upper = numbers[above] - std::abs(x);
+  if (to_lower == to_upper) return above % 2 == 0 ? above : above - 1;
+  return to_lower < to_upper ? above - 1 : above;
 }
 
 // The power of two that brings the largest of them into (224, 448]; 1 where all are 0.

@@ -41,6 +41,8 @@ class AttentionPath {
   // After Plan: whether the path attends for this sequence though it has fewer rows than min_rows, because it
   // shares pages with others.
   virtual bool Takes(int /*sequence*/) const { return false; }
+  // After Plan: false where the step is more than the path can do, and another one has to.
+  virtual bool TakesStep() const { return true; }
   // Writes the output rows of every sequence that has at least min_rows (1 or 2) rows or that it Takes, and
   // of no other. The rows' own factors are in the pages already.
   virtual Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,

@@ -24,9 +24,13 @@ int ExchangeBytes(int head_dim, int n_warps) {
 }
 static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
 
+std::span<const DecodeInstance> InstancesFor(const DecodeShape& shape) {
+  return shape.fp8 ? Fp8DecodeInstances() : DecodeInstancesOfRank(shape.rank);
+}
+
 const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
-  for (const DecodeInstance& instance : DecodeInstancesOfRank(config.shape.rank)) {
-    if (instance.head_dim == config.shape.head_dim && instance.warp_tokens == config.warp_tokens &&
+  for (const DecodeInstance& instance : InstancesFor(config.shape)) {
+    if (instance.rank == config.shape.rank && instance.head_dim == config.shape.head_dim && instance.warp_tokens == config.warp_tokens &&
         config.n_threads <= instance.max_warps * 32) {
       return &instance;
     }
@@ -98,8 +102,8 @@ cudaError_t DecodeDevice::Query(DecodeDevice* device) {
 
 std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape,
                                                                  const DecodeDevice& device) {
-  for (const DecodeInstance& instance : DecodeInstancesOfRank(shape.rank)) {
-    if (instance.head_dim != shape.head_dim) continue;
+  for (const DecodeInstance& instance : InstancesFor(shape)) {
+    if (instance.rank != shape.rank || instance.head_dim != shape.head_dim) continue;
     DecodeAttentionConfig config;
     config.shape = shape, config.portable = device.portable;
     config.warp_tokens = instance.warp_tokens;
@@ -109,7 +113,8 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     if (n_warps + 1 > instance.max_warps) continue;
     config.n_threads = (n_warps + 1) * 32;
     // Heads of the last tile that do not exist read what lies behind the last row: keep it inside the stage.
-    const int padded_rows = shape.half_rows() - shape.n_heads + config.head_tiles * kTileHeads;
+    const int head_bytes = shape.fp8 ? 64 : 128, missing = config.head_tiles * kTileHeads - shape.n_heads;
+    const int padded_rows = shape.half_rows() + (missing * head_bytes + 127) / 128;
     config.stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
     const int exchange = ExchangeBytes(shape.head_dim, n_warps);
     const int shared = device.max_shared_per_sm - kReservedShared - exchange;

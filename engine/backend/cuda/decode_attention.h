@@ -1,4 +1,4 @@
-// FlashTPA decode: one query row per sequence against factor pages in bfloat16 (docs/kernels.md).
+// FlashTPA decode: one query row per sequence against factor pages in bfloat16 or fp8 (docs/kernels.md).
 // Launches return before the work is done and take CUDA's own error type, so that .cu files need no Abseil;
 // the caller owns all memory. For R_K = R_V, and what DecodeAttentionConfig::Make accepts.
 #pragma once
@@ -24,11 +24,15 @@ struct DecodeShape {
   float logit_scale = 0.0f;  // AttentionSpec::logit_scale()
   bool head_norm = false;
   float head_norm_eps = 0.0f;
+  bool fp8 = false;  // pages, with scales; else bfloat16
 
   int q_elements() const { return rank_q == 0 ? n_heads * head_dim : rank_q * (n_heads + head_dim); }
   int qkv_elements() const { return q_elements() + 2 * rank * (n_heads + head_dim); }
   // Rows of 128 bytes of a page's key half; the value half has as many.
-  int half_rows() const { return rank * (64 * head_dim + 64 * n_heads) / 64; }
+  int half_rows() const {
+    if (!fp8) return rank * (64 * head_dim + 64 * n_heads) / 64;
+    return (rank * 64 * head_dim + 127) / 128 + (rank * 64 * n_heads + 127) / 128 + rank * 64 * 4 / 128;
+  }
   size_t page_bytes() const { return static_cast<size_t>(half_rows()) * 2 * 128; }
 };
 

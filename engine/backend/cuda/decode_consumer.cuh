@@ -115,7 +115,7 @@ struct ConsumerWarp {
 #pragma unroll
       for (int i = 0; i < 8; ++i) most[i % 4 / 2] = fmaxf(most[i % 4 / 2], weight[group][i / 4][i % 4]);
     }
-    if (__any_sync(~0u, most[0] > max[0] + kRescaleAbove || most[1] > max[1] + kRescaleAbove)) Rescale(most);
+    if (__any_sync(~0u, most[0] > max[0] + T::kRescaleAbove || most[1] > max[1] + T::kRescaleAbove)) Rescale(most);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
 #pragma unroll
@@ -132,7 +132,7 @@ struct ConsumerWarp {
     for (int i = 0; i < 2; ++i) {
       most[i] = fmaxf(most[i], __shfl_xor_sync(~0u, most[i], 1));
       most[i] = fmaxf(most[i], __shfl_xor_sync(~0u, most[i], 2));
-      const float risen = fmaxf(max[i], most[i]);
+      const float risen = fmaxf(max[i], most[i] - T::kWeightBits);
       const float factor = ptx::Exp2(max[i] - risen);
       max[i] = risen;
       sum[i] *= factor;
@@ -190,6 +190,10 @@ struct ConsumerWarp {
       *reinterpret_cast<float2*>(to) = make_float2(out[n][0], out[n][1]);
       *reinterpret_cast<float2*>(to + 8 * T::kMergeStride) = make_float2(out[n][2], out[n][3]);
     }
+    PublishSums(max_sum, lane);
+  }
+  __device__ void PublishSums(float2* max_sum, int lane) {
+    const int row = lane >> 2;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       sum[i] += __shfl_xor_sync(~0u, sum[i], 1);

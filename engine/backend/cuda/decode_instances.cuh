@@ -8,9 +8,9 @@
 
 namespace t6::cuda {
 
-template <int kRank, int kDim, int kWarpTokens, int kMaxWarps>
+template <int kRank, int kDim, int kWarpTokens, int kMaxWarps, bool kFp8 = false>
 DecodeInstance Instance() {
-  return MakeDecodeInstance<DecodeTraits<kRank, kDim, kWarpTokens, kMaxWarps>>();
+  return MakeDecodeInstance<DecodeTraits<kRank, kDim, kWarpTokens, kMaxWarps, kFp8>>();
 }
 
 template <int kRank>

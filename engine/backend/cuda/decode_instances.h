@@ -7,6 +7,7 @@ namespace t6::cuda {
 
 struct DecodeInstance {
   int rank, head_dim;
+  bool fp8;                     // of the pages
   int warp_tokens;              // see DecodeTraits
   int max_warps;                // the producer included; it fixes the registers that a thread may have
   const void* kernel;           // with tensor maps, sm_90a
@@ -14,7 +15,8 @@ struct DecodeInstance {
 };
 
 // In order of preference where several fit; empty for a rank without kernels.
-std::span<const DecodeInstance> DecodeInstancesOfRank(int rank);
+std::span<const DecodeInstance> DecodeInstancesOfRank(int rank);  // bfloat16 pages
+std::span<const DecodeInstance> Fp8DecodeInstances();
 
 // One rank's, each compiled in a file of its own.
 template <int kRank>

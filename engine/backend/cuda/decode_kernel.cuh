@@ -4,7 +4,10 @@
 // measured.
 #pragma once
 
+#include <type_traits>
+
 #include "engine/backend/cuda/decode_consumer.cuh"
+#include "engine/backend/cuda/decode_fp8.cuh"
 #include "engine/backend/cuda/decode_instances.h"
 #include "engine/backend/cuda/decode_producer.cuh"
 #include "engine/backend/cuda/decode_query.cuh"
@@ -54,7 +57,7 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
   const int n_warps = p.head_tiles * T::kTokenGroups, n_threads = n_warps * 32;
   const int head_tile = warp / T::kTokenGroups, token_group = warp % T::kTokenGroups;
   const int first_token = token_group * T::kWarpTokens;
-  ConsumerWarp<T> own(p, head_tile, token_group, lane);
+  std::conditional_t<T::kFp8, Fp8ConsumerWarp<T>, ConsumerWarp<T>> own(p, head_tile, token_group, lane);
   RingPosition at;
   int release = -1;  // the stage that was read last
 
@@ -152,6 +155,7 @@ template <class T>
 DecodeInstance MakeDecodeInstance() {
   return {T::kRank,
           T::kDim,
+          T::kFp8,
           T::kWarpTokens,
           T::kMaxThreads / 32,
           reinterpret_cast<const void*>(&DecodeAttention<T>),

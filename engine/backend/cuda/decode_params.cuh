@@ -31,17 +31,22 @@ inline constexpr int kConsumerBarrier = 1;
 inline constexpr float kRescaleAbove = 8.0f;  // powers of two that weights may exceed 1 by before a rescale
 inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group would form inf - inf
 
-template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT>
+template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT, bool kFp8T = false>
 struct DecodeTraits {
   static constexpr int kRank = kRankT;              // R_K = R_V
   static constexpr int kDim = kDimT;                // d
+  static constexpr bool kFp8 = kFp8T;               // of the pages; else bfloat16
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
   static constexpr int kTokenGroups = 64 / kWarpTokens;
   static constexpr int kMaxThreads = kMaxWarpsT * 32;
   static constexpr int kSteps = kDim / 16;                // of a product over d, or pairs of its output tiles
   static constexpr int kGroups = kWarpTokens / 16;        // of 16 tokens
-  static constexpr int kRankBytes = 64 * kDim * 2;        // one rank of B
+  static constexpr int kRankBytes = 64 * kDim * (kFp8 ? 1 : 2);  // one rank of B
   static constexpr int kHeadOffset = kRank * kRankBytes;  // A behind B
+  // Powers of two: what the greatest weight starts at, and how far above 1 it may get before a rescale. Half
+  // precision ends at 16, and at the bottom long before bfloat16 does.
+  static constexpr float kWeightBits = kFp8 ? 7.0f : 0.0f;
+  static constexpr float kRescaleAbove = kWeightBits + t6::cuda::kRescaleAbove;
   static constexpr int kMergeStride = kDim + 8;  // floats; keeps fragments' stores free of bank conflicts
 };
 

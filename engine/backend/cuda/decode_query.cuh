@@ -1,11 +1,12 @@
 // Forms a segment's query from its factors, once a block and segment.
 #pragma once
 
-#include "engine/backend/cuda/decode_params.cuh"
+#include "engine/backend/cuda/decode_fp8.cuh"
 
 namespace t6::cuda {
 
-// Writes the scaled, rotated query of every head as bfloat16 rows [head tiles * 16][d + 8]: the padding
+// Writes the scaled, rotated query of every head as bfloat16 rows (for fp8 pages as half precision, in the
+// order of their operands) [head tiles * 16][d + 8]: the padding
 // spreads ldmatrix's rows over all banks. Heads past the last are zero. The factors pass through shared
 // memory, so that all of them are asked for at once; the angles, before the kernels in front are done.
 template <class T>
@@ -94,9 +95,18 @@ class QueryFormer {
     }
 #pragma unroll
     for (int k = 0; k < kHeads; ++k) {
-      __nv_bfloat16* row = rows_ + (head + k) * kStride;
-      row[first] = __float2bfloat16((x1[k] * c + x2[k] * s) * p_.query_scale);
-      row[second] = __float2bfloat16((x2[k] * c - x1[k] * s) * p_.query_scale);
+      Put(head + k, first, (x1[k] * c + x2[k] * s) * p_.query_scale);
+      Put(head + k, second, (x2[k] * c - x1[k] * s) * p_.query_scale);
+    }
+  }
+
+  __device__ void Put(int head, int i, float x) {
+    if constexpr (T::kFp8) {
+      constexpr float kMost = 65504.0f;  // of half precision
+      auto* row = reinterpret_cast<__half*>(rows_ + head * kStride);
+      row[Fp8Column(i)] = __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
+    } else {
+      rows_[head * kStride + i] = __float2bfloat16(x);
     }
   }
 

@@ -3,10 +3,11 @@
 
 #include "engine/backend/attention_spec.h"
 #include "engine/backend/cuda/decode_attention.h"
+#include "engine/tensor/dtype.h"
 
 namespace t6::cuda {
 
-inline DecodeShape ShapeOf(const AttentionSpec& spec) {
+inline DecodeShape ShapeOf(const AttentionSpec& spec, DType pages = DType::kBF16) {
   return {.n_heads = spec.n_heads,
           .head_dim = spec.head_dim,
           .rank = spec.k.rank,
@@ -14,7 +15,8 @@ inline DecodeShape ShapeOf(const AttentionSpec& spec) {
           .rotary_dim = spec.rotary_dim,
           .logit_scale = spec.logit_scale(),
           .head_norm = spec.head_norm,
-          .head_norm_eps = spec.head_norm_eps};
+          .head_norm_eps = spec.head_norm_eps,
+          .fp8 = pages == DType::kFp8};
 }
 
 }  // namespace t6::cuda

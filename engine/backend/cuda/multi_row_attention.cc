@@ -87,7 +87,7 @@ class MultiRowAttention final : public AttentionPath {
 
   Status Supports(const AttentionSpec& spec, DType pages) const override;
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
-    if (!Supports(spec, DType::kBF16).ok()) return 0;
+    if (!Supports(spec, limits.page_dtype).ok()) return 0;
     const Capacity capacity(limits, spec, options_, n_sms_);
     return capacity.Layout(spec).total + capacity.plan_bytes;
   }
@@ -95,6 +95,7 @@ class MultiRowAttention final : public AttentionPath {
   Status Plan(const AttentionStep& step, const AttentionSpec& spec, int min_rows,
               cudaStream_t stream) override;
   bool Takes(int sequence) const override { return plan_.takes[sequence] != 0; }
+  bool TakesStep() const override { return plan_.fits; }
   Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,
              cudaStream_t stream) override;
 
@@ -126,6 +127,7 @@ class MultiRowAttention final : public AttentionPath {
 
   const MultiRowOptions options_;
   const int n_sms_;
+  DType page_dtype_ = DType::kBF16;
   const bool is_hopper_;  // the only chips that its kernels run on
   RowsPlanOptions plan_options_;
   RowsPlan plan_;
@@ -143,7 +145,13 @@ class MultiRowAttention final : public AttentionPath {
 
 Status MultiRowAttention::Supports(const AttentionSpec& spec, DType pages) const {
   if (!is_hopper_) return Unimplemented("attention of several rows on this chip by its own kernels");
-  if (pages != DType::kBF16) return Unimplemented("attention of several rows over {} pages", NameOf(pages));
+  // Of fp8 pages there is the expansion alone, and no kernel that reads them by tiles.
+  const bool expands_fp8 =
+      pages == DType::kFp8 && spec.head_dim == Capacity::PrefillDim() && options_.min_prefill_rows > 0;
+  if (pages != DType::kBF16 && !expands_fp8) {
+    return Unimplemented("attention of several rows over {} pages, heads of {}", NameOf(pages),
+                         spec.head_dim);
+  }
   for (const FactorSpec* f : {&spec.k, &spec.v}) {
     if (f->a != HeadFactor::kContextual || f->b != DimFactor::kContextual) {
       return Unimplemented("attention of several rows with factors that do not depend on the token");
@@ -166,7 +174,8 @@ Status MultiRowAttention::Supports(const AttentionSpec& spec, DType pages) const
 
 Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec& spec) {
   plan_.Clear();
-  if (!Supports(spec, DType::kBF16).ok()) return absl::OkStatus();
+  page_dtype_ = limits.page_dtype;
+  if (!Supports(spec, page_dtype_).ok()) return absl::OkStatus();
   const Capacity capacity(limits, spec, options_, n_sms_);
   at_ = capacity.Layout(spec);
   query_rows_ = capacity.query_rows, scratch_bytes_ = capacity.scratch_bytes;
@@ -184,6 +193,7 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   plan_options_.n_blocks = n_sms_, plan_options_.n_heads = spec.n_heads;
   plan_options_.max_partial_rows = static_cast<int>(capacity.partial_rows);
   plan_options_.min_prefill_rows = capacity.has_prefill ? options_.min_prefill_rows : 0;
+  if (page_dtype_ == DType::kFp8) plan_options_.prefill_only = true, plan_options_.min_prefill_rows = 1;
   plan_options_.prefill_tile_rows = kPrefillTileRows;
   plan_options_.prefill_block_tokens = kPrefillBlockTokens;
   plan_options_.max_scratch_tokens = static_cast<int>(capacity.scratch_tokens);
@@ -221,7 +231,7 @@ Status MultiRowAttention::MakeMaps(const AttentionSpec& spec) {
 
 Status MultiRowAttention::Plan(const AttentionStep& step, const AttentionSpec& spec, int min_rows,
                                cudaStream_t stream) {
-  if (!Supports(spec, DType::kBF16).ok()) {
+  if (!Supports(spec, page_dtype_).ok()) {
     plan_.Clear();
     plan_.takes.assign(step.plan->n_sequences(), 0);
     return absl::OkStatus();
@@ -259,7 +269,7 @@ Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
 Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionStep& step, int /*min_rows*/,
                               cudaStream_t stream) {
   if (plan_.empty()) return absl::OkStatus();
-  const DecodeShape shape = ShapeOf(*params.spec);
+  const DecodeShape shape = ShapeOf(*params.spec, params.pages.layout->dtype());
   auto* base = workspace_.as<uint8_t>();
   QueryCall query;
   query.shape = shape, query.qkv = params.qkv, query.positions = step.positions;

@@ -1,6 +1,8 @@
-// Attention over bfloat16 factor pages for sequences of several query rows, and for rows of any sequences
-// that share pages: long chunks by the prefill kernel, everything else by the rows kernel
-// (docs/prefill_kernels.md). For R_K = R_V in 1..4, contextual factors and head_dim 32, 64 or 128.
+// Attention over bfloat16 factor pages, and fp8 ones of 64 wide heads, for sequences of several query rows,
+// and for rows of any sequences that share pages: long chunks by the prefill kernel, everything else by the
+// rows kernel (docs/prefill_kernels.md). For R_K = R_V in 1..4, contextual factors and head_dim 32, 64 or
+// 128. fp8 pages have the prefill kernel alone, for chunks of any length and steps whose tokens fit the
+// scratch.
 #pragma once
 
 #include <cstddef>

@@ -4,6 +4,7 @@
 
 #include <cuda.h>
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -158,6 +159,9 @@ __device__ inline uint32_t LoadShared16(uint32_t address) {
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(x) : "r"(address) : "memory");
   return x;
 }
+// What the compiler cannot form again, and so keeps.
+__device__ inline void Opaque(uint32_t& x) { asm volatile("" : "+r"(x)); }
+
 // --- tensor cores
 // Four 8 x 8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
@@ -187,7 +191,60 @@ __device__ inline void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same with half precision in.
+__device__ inline void MultiplyAddHalf(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // --- arithmetic
+// The four e4m3 numbers of a word as half precision, exactly: the first two, then the others.
+__device__ inline void Fp8ToHalf(uint32_t word, uint32_t* low, uint32_t* high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  asm("{\n"
+      ".reg .b16 first, second;\n"
+      "mov.b32 {first, second}, %2;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, first;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, second;\n"
+      "}"
+      : "=r"(*low), "=r"(*high)
+      : "r"(word));
+#else
+  // The bits of an exponent that is 8 too small.
+  const __half2 power = __float2half2_rn(256.0f);
+  const auto widen = [&](uint32_t bytes) {  // in the upper half of each 16 bits
+    const uint32_t bits = (bytes & 0x80008000u) | ((bytes & 0x7f007f00u) >> 1);
+    const __half2 x = __hmul2(*reinterpret_cast<const __half2*>(&bits), power);
+    return *reinterpret_cast<const uint32_t*>(&x);
+  };
+  *low = widen(__byte_perm(word, 0, 0x1404)), *high = widen(__byte_perm(word, 0, 0x3424));
+#endif
+}
+__device__ inline float Fp8ToFloat(uint32_t byte) {
+  uint32_t low, high;
+  Fp8ToHalf(byte & 0xff, &low, &high);
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(low)));
+}
+__device__ inline float2 HalvesToFloats(uint32_t pair) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+}
+// Two in a word, the first in the low half.
+__device__ inline uint32_t PackHalf(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ inline uint32_t MultiplyHalf(uint32_t a, uint32_t b) {
+  uint32_t c;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(c) : "r"(a), "r"(b));
+  return c;
+}
+__device__ inline float2 LoadSharedFloats(uint32_t address) {
+  float2 x;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x.x), "=f"(x.y) : "r"(address) : "memory");
+  return x;
+}
 __device__ inline float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

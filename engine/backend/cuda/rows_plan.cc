@@ -60,7 +60,8 @@ class Planner {
   // the pages once must be worth it.
   bool IsShared(const SharedPrefix& prefix) {
     const int end = prefix.first_sequence + prefix.n_sequences;
-    if (prefix.n_sequences < 2 || prefix.n_pages < 1 || end > step_.n_sequences()) return false;
+    if (options_.prefill_only || prefix.n_sequences < 2 || prefix.n_pages < 1 || end > step_.n_sequences())
+      return false;
     for (int s = prefix.first_sequence; s < end; ++s) {
       if (n_rows(s) < 1 || first_position(s) < prefix.n_pages * kPageTokens) return false;
     }
@@ -97,6 +98,8 @@ class Planner {
     if (options_.min_prefill_rows > 0 && n_rows(s) >= options_.min_prefill_rows &&
         plan_.n_scratch_tokens + tokens <= options_.max_scratch_tokens) {
       AddTiles(s, tokens);
+    } else if (options_.prefill_only) {
+      plan_.fits = false;
     } else {
       AddSequenceBlocks(s, 0, 0, options_.always_merges);
     }
@@ -280,12 +283,16 @@ class Planner {
 void RowsPlan::Clear() {
   for (RowsTasks& t : by_width) t.tasks.clear(), t.block_begin.clear();
   merges.clear(), tiles.clear(), expands.clear(), takes.clear();
-  n_scratch_tokens = 0;
+  n_scratch_tokens = 0, fits = true;
 }
 
 void MakeRowsPlan(const StepPlan& step, int min_rows, const RowsPlanOptions& options, RowsPlan* plan) {
   plan->Clear();
   Planner(step, options, plan).Run(min_rows);
+  if (plan->fits) return;
+  plan->Clear();
+  plan->takes.assign(step.n_sequences(), 0);
+  plan->fits = false;
 }
 
 }  // namespace t6::cuda

@@ -59,6 +59,8 @@ struct RowsPlanOptions {
   int min_prefill_rows = 0;
   int prefill_tile_rows = 0, prefill_block_tokens = 0;
   int max_scratch_tokens = 0;
+  bool prefill_only =
+      false;  // nothing for the rows kernel: no sharing, and a plan without room for all is none
   bool always_merges = false;  // every row of the rows kernel goes through the combine (head norm)
   // Rows share a prefix only where that is faster, in nanoseconds: a page for one row alone, a page for a
   // block of each width, and what sharing costs besides. All 0: always.
@@ -79,6 +81,7 @@ struct RowsPlan {
   std::vector<ExpandPage> expands;
   int n_scratch_tokens = 0;
   std::vector<uint8_t> takes;  // [n_sequences] 1: every row of the sequence is in this plan
+  bool fits = true;            // false: with prefill_only, and then nothing is planned
 
   bool empty() const { return merges.empty() && tiles.empty() && !has_tasks(); }
   bool has_tasks() const {

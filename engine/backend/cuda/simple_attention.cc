@@ -18,7 +18,7 @@ class SimpleAttention final : public AttentionPath {
         return Unimplemented("factors that do not depend on the token are not served on a GPU yet");
       }
     }
-    if (pages != DType::kF32 && pages != DType::kBF16) {
+    if (pages != DType::kF32 && pages != DType::kBF16 && pages != DType::kFp8) {
       return Unimplemented("{} pages are not served on a GPU", NameOf(pages));
     }
     return absl::OkStatus();
@@ -39,7 +39,11 @@ class SimpleAttention final : public AttentionPath {
     call.rank_q = spec.full_query ? 0 : spec.q.rank, call.rank_k = spec.k.rank, call.rank_v = spec.v.rank;
     call.rotary_dim = spec.rotary_dim, call.qkv_elements = spec.qkv_elements();
     call.logit_scale = spec.logit_scale();
-    call.pages = p.pages.base, call.pages_are_f32 = layout.dtype() == DType::kF32;
+    call.pages = p.pages.base;
+    call.type = layout.dtype() == DType::kF32    ? SimpleAttentionCall::Pages::kF32
+                : layout.dtype() == DType::kBF16 ? SimpleAttentionCall::Pages::kBf16
+                                                 : SimpleAttentionCall::Pages::kFp8;
+    if (layout.dtype() == DType::kFp8) call.sk = offset(PartName::kSK), call.sv = offset(PartName::kSV);
     call.page_bytes = static_cast<int64_t>(layout.page_bytes());
     call.bk = offset(PartName::kBK), call.ak = offset(PartName::kAK);
     call.bv = offset(PartName::kBV), call.av = offset(PartName::kAV);

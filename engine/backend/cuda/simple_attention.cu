@@ -11,6 +11,14 @@ static_assert(kThreads >= kPageTokens);
 
 __device__ float Number(const float* p, int64_t i) { return p[i]; }
 __device__ float Number(const __nv_bfloat16* p, int64_t i) { return __bfloat162float(p[i]); }
+__device__ float Number(const uint8_t* p, int64_t i) { return ptx::Fp8ToFloat(p[i]); }
+
+// Of rank r and a token; 1 where numbers are as they are.
+template <typename T>
+__device__ float Scale(const uint8_t* scales, int r, int token) {
+  if constexpr (sizeof(T) == 1) return reinterpret_cast<const float*>(scales)[r * kPageTokens + token];
+  return 1.0f;
+}
 
 // The sequence that has `row`, or -1.
 __device__ int SequenceOf(const SimpleAttentionCall& c, int row) {
@@ -95,7 +103,8 @@ __global__ void __launch_bounds__(kThreads) SimpleAttention(const __grid_constan
         for (int i = 0; i < d; ++i) {
           product = fmaf(query[i], Number(bk, (r * kPageTokens + token) * d + i), product);
         }
-        logit = fmaf(Number(ak, (r * c.n_heads + head) * kPageTokens + token), product, logit);
+        const float a = Number(ak, (r * c.n_heads + head) * kPageTokens + token);
+        logit = fmaf(a * Scale<T>(page + c.sk, r, token), product, logit);
       }
     }
     const float risen = fmaxf(max, BlockReduce(logit, false, scratch));
@@ -110,7 +119,8 @@ __global__ void __launch_bounds__(kThreads) SimpleAttention(const __grid_constan
       float value = out[k] * factor;
       for (int r = 0; r < c.rank_v; ++r) {
         for (int t = 0; t < valid; ++t) {
-          value = fmaf(weights[t] * Number(av, (r * c.n_heads + head) * kPageTokens + t),
+          const float a = Number(av, (r * c.n_heads + head) * kPageTokens + t);
+          value = fmaf(weights[t] * a * Scale<T>(page + c.sv, r, t),
                        Number(bv, (r * kPageTokens + t) * d + i), value);
         }
       }
@@ -139,7 +149,9 @@ __global__ void __launch_bounds__(kThreads) SimpleAttention(const __grid_constan
 
 cudaError_t LaunchSimpleAttention(const SimpleAttentionCall& call, cudaStream_t stream) {
   if (call.row_capacity == 0) return cudaSuccess;
-  const auto kernel = call.pages_are_f32 ? &SimpleAttention<float> : &SimpleAttention<__nv_bfloat16>;
+  const auto kernel = call.type == SimpleAttentionCall::Pages::kF32    ? &SimpleAttention<float>
+                      : call.type == SimpleAttentionCall::Pages::kBf16 ? &SimpleAttention<__nv_bfloat16>
+                                                                       : &SimpleAttention<uint8_t>;
   return LaunchOverlapped(kernel, dim3(call.row_capacity, call.n_heads), kThreads, 0, stream, call);
 }
 

@@ -26,8 +26,9 @@ struct SimpleAttentionCall {
   float logit_scale = 0.0f;
   // The layer.
   const uint8_t* pages = nullptr;
-  bool pages_are_f32 = false;
+  enum class Pages : uint8_t { kF32, kBf16, kFp8 } type = Pages::kBf16;
   int64_t page_bytes = 0, bk = 0, ak = 0, bv = 0, av = 0;  // bytes from a page's first
+  int64_t sk = 0, sv = 0;                                  // of fp8 pages
   const float* qkv = nullptr;
   const float* cos = nullptr;
   const float* sin = nullptr;

@@ -1,6 +1,11 @@
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
 #include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/store_factors.h"
+#include "engine/backend/fp8_scale.h"
 
 namespace t6::cuda {
 namespace {
@@ -25,6 +30,7 @@ __device__ float Rotated(const float* x, int i, int half, const float* cos, cons
 struct Factor {
   int rank, from;      // `from`: of A in the row, B behind it
   int64_t a_to, b_to;  // bytes from the page's first
+  int64_t scales_to;   // of fp8 pages
   bool rotates;
 };
 
@@ -48,15 +54,58 @@ struct RowStore {
     const int head = k / f.rank, r = k % f.rank;
     Put(qkv[f.from + k], reinterpret_cast<T*>(page + f.a_to) + (r * call.n_heads + head) * 64 + column);
   }
-  // Element k of B [R][d], to [R][64][d].
-  __device__ void PutB(const Factor& f, int k) const {
+  // Element k of B [R][d] as it is stored.
+  __device__ float B(const Factor& f, int k) const {
     const int d = call.head_dim, r = k / d, i = k % d, half = call.rotary_dim / 2;
     const float* x = qkv + f.from + f.rank * call.n_heads + r * d;
     const int64_t angle = static_cast<int64_t>(position) * half;
-    const float y = f.rotates ? Rotated(x, i, half, call.cos + angle, call.sin + angle) : x[i];
-    Put(y, reinterpret_cast<T*>(page + f.b_to) + (r * 64 + column) * d + i);
+    return f.rotates ? Rotated(x, i, half, call.cos + angle, call.sin + angle) : x[i];
+  }
+  // The same, to [R][64][d].
+  __device__ void PutB(const Factor& f, int k) const {
+    const int d = call.head_dim, r = k / d, i = k % d;
+    Put(B(f, k), reinterpret_cast<T*>(page + f.b_to) + (r * 64 + column) * d + i);
+  }
+  // A's column and B's row r, and what undoes their factors: by a whole warp. T is uint8_t.
+  __device__ void PutFp8Term(const Factor& f, int r, int lane) const {
+    const int h = call.n_heads, d = call.head_dim;
+    const auto size = [](float x) { return __float_as_uint(x) & 0x7fffffffu; };
+    const auto round = [](float x) { return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3); };
+    uint32_t a_most = 0, b_most = 0;
+    for (int j = lane; j < h; j += 32) a_most = max(a_most, size(qkv[f.from + j * f.rank + r]));
+    for (int i = lane; i < d; i += 32) b_most = max(b_most, size(B(f, r * d + i)));
+    a_most = __reduce_max_sync(~0u, a_most), b_most = __reduce_max_sync(~0u, b_most);
+    const float a_factor = __uint_as_float(PowerOfTwoBits(Fp8Exponent(a_most)));
+    const float b_factor = __uint_as_float(PowerOfTwoBits(Fp8Exponent(b_most)));
+    uint8_t *a_to = page + f.a_to + r * h * 64 + column, *b_to = page + f.b_to + (r * 64 + column) * d;
+    for (int j = lane; j < h; j += 32) a_to[j * 64] = round(qkv[f.from + j * f.rank + r] * a_factor);
+    for (int i = lane; i < d; i += 32) b_to[i] = round(B(f, r * d + i) * b_factor);
+    if (lane == 0)
+      reinterpret_cast<uint32_t*>(page + f.scales_to)[r * 64 + column] = Fp8ScaleBits(a_most, b_most);
   }
 };
+
+// The keys' and the values' factor of a row.
+struct Factors {
+  Factor of[2];
+  __device__ explicit Factors(const StoreCall& c)
+      : of{{c.rank_k, c.q_elements, c.ak, c.bk, c.sk, true},
+           {c.rank_v, c.q_elements + c.rank_k * (c.n_heads + c.head_dim), c.av, c.bv, c.sv, false}} {}
+};
+
+// A block a row, a warp a term.
+__global__ void __launch_bounds__(kStoreThreads) StoreFp8Factors(const __grid_constant__ StoreCall call) {
+  ptx::LetDependentsLaunch();
+  ptx::WaitForPriorKernels();
+  const int slot = call.slots[blockIdx.x];
+  if (slot < 0) return;
+  const Factors factors(call);
+  const RowStore<uint8_t> row(call, blockIdx.x, slot);
+  for (int term = threadIdx.x / 32; term < call.rank_k + call.rank_v; term += blockDim.x / 32) {
+    const bool is_value = term >= call.rank_k;
+    row.PutFp8Term(factors.of[is_value], is_value ? term - call.rank_k : term, threadIdx.x % 32);
+  }
+}
 
 // kRows 1: a block a row. kRows 32: a block 32 rows; A with a lane a row, so that neighbouring tokens are
 // written together, B with a warp a row.
@@ -65,8 +114,8 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
   const int h = call.n_heads, d = call.head_dim;
-  const Factor factors[2] = {{call.rank_k, call.q_elements, call.ak, call.bk, true},
-                             {call.rank_v, call.q_elements + call.rank_k * (h + d), call.av, call.bv, false}};
+  const Factors all(call);
+  const Factor(&factors)[2] = all.of;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows;
 
   if constexpr (kRows == 1) {
@@ -122,7 +171,14 @@ cudaError_t LaunchStoreFactors(const StoreCall& call, cudaStream_t stream) {
   launch.stream = stream;
   launch.attrs = &overlap;
   launch.numAttrs = call.overlaps_prior ? 1 : 0;
-  return call.is_f32 ? Launch<float>(call, launch, many) : Launch<__nv_bfloat16>(call, launch, many);
+  if (call.type == StoreCall::Pages::kFp8) {
+    launch.gridDim = dim3(call.n_rows);
+    launch.blockDim = dim3(std::min(32 * (call.rank_k + call.rank_v), kStoreThreads));
+    const cudaError_t error = PreferShared(reinterpret_cast<const void*>(&StoreFp8Factors));
+    return error != cudaSuccess ? error : cudaLaunchKernelEx(&launch, &StoreFp8Factors, call);
+  }
+  return call.type == StoreCall::Pages::kF32 ? Launch<float>(call, launch, many)
+                                             : Launch<__nv_bfloat16>(call, launch, many);
 }
 
 }  // namespace t6::cuda

@@ -1,4 +1,4 @@
-// Writes the key and value factors of a step's new tokens into pages of bfloat16 or float32, B_K rotated: one
+// Writes the key and value factors of a step's new tokens into pages of any type, B_K rotated: one
 // token of each sequence in decode, whole chunks in prefill. For every rank and head_dim.
 #pragma once
 
@@ -13,8 +13,9 @@ struct StoreCall {
   int rank_k = 0, rank_v = 0;
   int q_elements = 0;  // of qkv's row before A_K
   // The page: PageLayout's offsets, in bytes.
-  bool is_f32 = false;
+  enum class Pages : uint8_t { kF32, kBf16, kFp8 } type = Pages::kBf16;
   int64_t page_bytes = 0, bk = 0, ak = 0, bv = 0, av = 0;
+  int64_t sk = 0, sv = 0;  // of fp8 pages
   void* pages = nullptr;
   const float* qkv = nullptr;          // [n_rows][q_elements + (rank_k + rank_v)(h + d)]
   const int32_t* positions = nullptr;  // [n_rows]

@@ -52,11 +52,12 @@ size_t StepBytes(const StepLimits& limits) {
 }
 
 // None where the decode kernels do not cover the spec.
-std::optional<DecodeAttentionConfig> DecodeConfig(const AttentionSpec& spec, const DecodeDevice& device) {
+std::optional<DecodeAttentionConfig> DecodeConfig(const AttentionSpec& spec, DType pages,
+                                                  const DecodeDevice& device) {
   const bool contextual = spec.k.a == HeadFactor::kContextual && spec.k.b == DimFactor::kContextual &&
                           spec.v.a == HeadFactor::kContextual && spec.v.b == DimFactor::kContextual;
   if (!contextual || spec.k.rank != spec.v.rank) return std::nullopt;
-  return DecodeAttentionConfig::Make(ShapeOf(spec), device);
+  return DecodeAttentionConfig::Make(ShapeOf(spec, pages), device);
 }
 
 // Everything that Reserve allocates for the decode kernels, as offsets into one block of device memory.
@@ -117,7 +118,7 @@ class TpaAttentionImpl final : public TpaAttention {
   };
 
   DecodeWorkspace Workspace(const StepLimits& limits, const AttentionSpec& spec) const {
-    const auto config = DecodeConfig(spec, device_);
+    const auto config = DecodeConfig(spec, limits.page_dtype, device_);
     return {limits, spec, config ? config->n_blocks : 0, options_.fixed_split_pages};
   }
   Status CheckPlan(const StepPlan& plan) const;
@@ -151,7 +152,7 @@ class TpaAttentionImpl final : public TpaAttention {
 
 Status TpaAttentionImpl::Reserve(const StepLimits& limits, const AttentionSpec& spec) {
   limits_ = limits;
-  config_ = DecodeConfig(spec, device_);
+  config_ = DecodeConfig(spec, limits.page_dtype, device_);
   maps_.clear();
   const DecodeWorkspace offsets = Workspace(limits, spec);
   T6_RETURN_IF_ERROR(workspace_.Allocate(offsets.total));
@@ -231,9 +232,9 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   step_.page_begin = base + arrays.page_begin, step_.page_ids = base + arrays.page_ids;
   step_.positions = base + arrays.positions, step_.slots = base + arrays.slots;
   decode_len_ = base + arrays.decode_len;
-  if (options_.multi_row != nullptr && options_.multi_row->Supports(spec, DType::kBF16).ok()) {
+  if (options_.multi_row != nullptr && options_.multi_row->Supports(spec, limits_.page_dtype).ok()) {
     T6_RETURN_IF_ERROR(options_.multi_row->Plan(step_, spec, 2, options_.stream));
-    multi_row_plans_ = true;
+    multi_row_plans_ = options_.multi_row->TakesStep();
   }
   for (int s = 0; s < plan.n_sequences(); ++s) {
     const bool has_rows = plan.row_begin[s + 1] > plan.row_begin[s];
@@ -261,10 +262,13 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   StoreCall call;
   call.n_heads = spec.n_heads, call.head_dim = spec.head_dim, call.rotary_dim = spec.rotary_dim;
   call.rank_k = spec.k.rank, call.rank_v = spec.v.rank, call.q_elements = spec.q_elements();
-  call.is_f32 = layout.dtype() == DType::kF32;
+  call.type = layout.dtype() == DType::kF32    ? StoreCall::Pages::kF32
+              : layout.dtype() == DType::kBF16 ? StoreCall::Pages::kBf16
+                                               : StoreCall::Pages::kFp8;
   call.page_bytes = static_cast<int64_t>(layout.page_bytes());
   call.bk = offset(PartName::kBK), call.ak = offset(PartName::kAK);
   call.bv = offset(PartName::kBV), call.av = offset(PartName::kAV);
+  if (layout.dtype() == DType::kFp8) call.sk = offset(PartName::kSK), call.sv = offset(PartName::kSV);
   call.pages = params.pages.base, call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
   call.positions = step_.positions, call.slots = step_.slots, call.n_rows = step_.row_capacity;
   // The first launch after the plan is an ordinary one, so that the plan is complete for all behind it.
@@ -275,7 +279,8 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
 
 Status TpaAttentionImpl::Run(const TpaAttentionParams& params) {
   if (step_.row_capacity == 0) return absl::OkStatus();
-  if (!config_ || params.pages.layout->dtype() != DType::kBF16) return RunPath(params, 1);
+  const DType decodes = config_ && config_->shape.fp8 ? DType::kFp8 : DType::kBF16;
+  if (!config_ || params.pages.layout->dtype() != decodes) return RunPath(params, 1);
   if (has_one_row_) T6_RETURN_IF_ERROR(RunDecode(params));
   return has_multi_row_ ? RunPath(params, 2) : absl::OkStatus();
 }
@@ -299,8 +304,7 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
 
 Status TpaAttentionImpl::RunPath(const TpaAttentionParams& params, int min_rows) {
   const DType pages = params.pages.layout->dtype();
-  if (min_rows > 1 && options_.multi_row != nullptr &&
-      options_.multi_row->Supports(*params.spec, pages).ok()) {
+  if (min_rows > 1 && multi_row_plans_ && options_.multi_row->Supports(*params.spec, pages).ok()) {
     return options_.multi_row->Run(params, step_, min_rows, options_.stream);
   }
   if (options_.general == nullptr) {
