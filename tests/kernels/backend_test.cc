@@ -1,4 +1,6 @@
 // What every device does alike, besides arithmetic: memory, embedding, pages.
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -135,6 +137,36 @@ TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
     }
   }
 }
+
+// A kernel that touches memory that is not there takes the process's GPU with it: in a process of its own.
+using BackendDeathTest = BackendTest;
+TEST_P(BackendDeathTest, AFaultOnTheDeviceIsAStatusFromThenOn) {
+  if (GetParam() == "cpu") GTEST_SKIP() << "checks its own memory";
+  ::testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  const auto fault = [] {
+    OnDevice on;
+    if (!on.Make("cuda")) return 1;
+    constexpr int kWidth = 64;
+    if (!on->Reserve(kLimits, SmallSpec(), {.width = kWidth, .mlp_width = 64, .vocab = 50}).ok()) return 2;
+    const float* table = on.Put(std::vector<float>(50 * kWidth));
+    float* out = on.Put(std::vector<float>(kWidth));
+    float* logits = on.Put(std::vector<float>(50));
+    const StepPlan plan = PlanOf({1 << 30});
+    const auto step = [&] {
+      Status status = on->BeginStep(plan, SmallSpec());
+      if (status.ok()) status = on->Embed({table, DType::kF32, kWidth, out});
+      if (status.ok()) status = on->Sample({.logits = logits, .vocab = 50, .n_text_tokens = 50});
+      return status.ok() ? on->WaitSample().status() : status;
+    };
+    const Status first = step(), second = step();
+    fprintf(stderr, "%s\n", first.ToString().c_str());
+    return first.ok() ? 3 : second.ok() ? 4 : 0;
+  };
+  EXPECT_EXIT(exit(fault()), ::testing::ExitedWithCode(0), "illegal memory access");
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, BackendDeathTest, ::testing::ValuesIn(Devices()),
+                         [](const auto& info) { return info.param; });
 
 INSTANTIATE_TEST_SUITE_P(Devices, BackendTest, ::testing::ValuesIn(Devices()),
                          [](const auto& info) { return info.param; });

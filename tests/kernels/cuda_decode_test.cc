@@ -193,6 +193,18 @@ TEST_P(CudaDecode, StartsBeforeTheKernelInFront) {
   EXPECT_LT(ErrorOf(c), kTolerance);
 }
 
+TEST_P(CudaDecode, PutsTheNewTokensWhereTheyBelongAndAttendsToThem) {
+  for (const int rank : {1, 2, 4}) {
+    for (const int d : {32, 64, 128}) {
+      CudaDecodeCase c{rank == 2 ? 61 : 13, d, rank, 6, {1, 63, 64, 65, 700, 128, 3}};
+      c.stores = true;
+      EXPECT_LT(ErrorOf(c), kTolerance) << "rank " << rank << " d " << d;
+      c.rank_q = 0, c.rotary_dim = 20, c.n_blocks = 2, c.overlaps_prior = true;
+      EXPECT_LT(ErrorOf(c), kTolerance) << "rank " << rank << " d " << d << ", full query";
+    }
+  }
+}
+
 TEST_P(CudaDecode, TheSameBitsEveryTime) {
   CudaDecodeWorld world = World({47, 64, 2, 6, {1500, 700, 30}}, 5);
   const std::vector<float> first = world.Run();

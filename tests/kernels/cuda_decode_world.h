@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "engine/backend/cuda/decode_attention.h"
@@ -64,9 +65,10 @@ struct CudaDecodeCase {
   bool head_norm = false;
   bool overlaps_prior = false;
   bool portable = false;
-  float scale = 1.0f;  // of the projections: larger means sharper attention
-  int n_blocks = 0;    // 0: as the device has
-  bool fp8 = false;    // pages; else bfloat16
+  float scale = 1.0f;   // of the projections: larger means sharper attention
+  int n_blocks = 0;     // 0: as the device has
+  bool fp8 = false;     // pages; else bfloat16
+  bool stores = false;  // the newest tokens' factors are the kernel's to write: NaN before
 };
 
 class CudaDecodeWorld {
@@ -112,7 +114,7 @@ class CudaDecodeWorld {
     for (int i = 0; i <= n; ++i) row_begin[i] = i;
     const OnDevice<int32_t> n_sequences({n}), lengths(Ints(case_.lengths)), rows(row_begin),
         page_begin(page_begin_), page_ids(page_ids_);
-    const OnDevice<uint8_t> pages(bytes_);
+    const OnDevice<uint8_t> pages(case_.stores ? WithoutNewest() : bytes_);
     const OnDevice<float> qkv(qkv_), cos(reference_.cos), sin(reference_.sin),
         weight(reference_.head_norm_weight);
     const int64_t n_segments = cuda::MaxSegments(
@@ -138,6 +140,7 @@ class CudaDecodeWorld {
     call.head_norm_weight = weight.get();
     call.partials = {partials.get(), max_sum.get()};
     call.out = {out.get(), false}, call.max_sequences = capacity, call.overlaps_prior = case_.overlaps_prior;
+    call.stores = case_.stores;
 
     cudaStream_t stream;
     CudaOk(cudaStreamCreate(&stream));
@@ -148,6 +151,7 @@ class CudaDecodeWorld {
     CudaOk(cuda::LaunchDecodeAttention(call, stream));
     CudaOk(cudaStreamSynchronize(stream));
     CudaOk(cudaStreamDestroy(stream));
+    EXPECT_EQ(0, Mismatches(pages.Read()));
     return out.Read();
   }
 
@@ -170,14 +174,7 @@ class CudaDecodeWorld {
     call.cos = cos.get(), call.sin = sin.get(), call.n_rows = static_cast<int>(slots_.size());
     CudaOk(cuda::LaunchStoreFactors(call, nullptr));
     CudaOk(cudaDeviceSynchronize());
-    const std::vector<uint8_t> stored = pages.Read();
-    int n = 0;
-    for (size_t i = 0; i < stored.size(); i += 2) {
-      int16_t want, got;
-      std::memcpy(&want, &bytes_[i], 2), std::memcpy(&got, &stored[i], 2);
-      n += std::abs(want - got) > 1;
-    }
-    return n;
+    return Mismatches(pages.Read());
   }
 
   // The relative error of an output against the float64 reference, over all sequences with tokens.
@@ -206,6 +203,27 @@ class CudaDecodeWorld {
   }
 
  private:
+  int Mismatches(const std::vector<uint8_t>& stored) const {
+    int n = 0;
+    for (size_t i = 0; i < stored.size(); i += 2) {
+      int16_t want, got;
+      std::memcpy(&want, &bytes_[i], 2), std::memcpy(&got, &stored[i], 2);
+      n += std::abs(want - got) > 1;
+    }
+    return n;
+  }
+
+  // The pages with NaN for every sequence's last token.
+  std::vector<uint8_t> WithoutNewest() {
+    const std::vector<uint8_t> all = bytes_;
+    const std::vector<float> nothing(reference_.spec.qkv_elements(), NAN);
+    for (size_t s = 0; s < case_.lengths.size(); ++s) {
+      const int last = case_.lengths[s] - 1;
+      if (last >= 0) StoreToken(nothing, last, page_ids_[page_begin_[s] + last / kPageTokens]);
+    }
+    return std::exchange(bytes_, all);
+  }
+
   static std::vector<int32_t> Ints(const std::vector<int>& x) { return {x.begin(), x.end()}; }
   float Normal() { return std::normal_distribution<float>()(random_) * case_.scale; }
 

@@ -192,6 +192,7 @@ StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(bool portable) {
     T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
   }
   options.general = cuda::MakeSimpleAttention();
+  options.stores_in_decode = true;
   backend->general_attention_ = options.general.get();
   T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
   backend->graphs_ = std::make_unique<cuda::StepGraphs>(stream);

@@ -18,20 +18,14 @@ constexpr int kReservedShared = 1024;  // of every block, by the driver
 
 int RoundUp(int x, int to) { return (x + to - 1) / to * to; }
 
-// The part of shared memory behind the stages, of any traits with this head_dim.
-int ExchangeBytes(int head_dim, int n_warps) {
-  return 2 * kMaxStages * 8 + n_warps * 16 * ((head_dim + 8) * 4 + 8);
-}
-static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
-
 std::span<const DecodeInstance> InstancesFor(const DecodeShape& shape) {
   return shape.fp8 ? Fp8DecodeInstances() : DecodeInstancesOfRank(shape.rank);
 }
 
 const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
   for (const DecodeInstance& instance : InstancesFor(config.shape)) {
-    if (instance.rank == config.shape.rank && instance.head_dim == config.shape.head_dim && instance.warp_tokens == config.warp_tokens &&
-        config.n_threads <= instance.max_warps * 32) {
+    if (instance.rank == config.shape.rank && instance.head_dim == config.shape.head_dim &&
+        instance.warp_tokens == config.warp_tokens && config.n_threads <= instance.max_warps * 32) {
       return &instance;
     }
   }
@@ -44,7 +38,14 @@ cudaError_t MakeBoxMap(const DecodeShape& shape, const void* pages, int64_t n_pa
   return MakeTensorMap(pages, n_pages * 2 * shape.half_rows(), 64, box_rows, map);
 }
 
-DecodeParams MakeParams(const DecodeCall& call) {
+}  // namespace
+
+int ExchangeBytes(int head_dim, int n_warps) {
+  return 2 * kMaxStages * 8 + n_warps * 16 * ((head_dim + 8) * 4 + 8);
+}
+static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
+
+DecodeParams MakeDecodeParams(const DecodeCall& call) {
   const DecodeAttentionConfig& config = *call.config;
   const DecodeShape& shape = config.shape;
   constexpr float kLog2E = 1.4426950408889634f;
@@ -67,10 +68,9 @@ DecodeParams MakeParams(const DecodeCall& call) {
           .first_in_flight = config.first_in_flight,
           .max_in_flight = config.max_in_flight,
           .query_scale = shape.logit_scale * kLog2E,
-          .head_norm = shape.head_norm};
+          .head_norm = shape.head_norm,
+          .stores = call.stores};
 }
-
-}  // namespace
 
 std::span<const DecodeInstance> DecodeInstancesOfRank(int rank) {
   switch (rank) {
@@ -125,9 +125,9 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
       return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config.n_stages);
     };
     config.first_in_flight = halves(kFirstInFlight), config.max_in_flight = halves(kMaxInFlight);
-    // The query's rows and factors lie where the warps' results will.
+    // The query's rows and all factors of its token lie where the warps' results will.
     const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 +
-                      shape.rank_q * (shape.n_heads + shape.head_dim) * 4;
+                      (shape.rank_q + 2 * shape.rank) * (shape.n_heads + shape.head_dim) * 4;
     if (query > exchange - ExchangeBytes(shape.head_dim, 0)) continue;
     config.shared_bytes = config.n_stages * config.stage_bytes + exchange;
     config.n_blocks = device.n_sms;
@@ -164,7 +164,7 @@ cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
   launch.attrs = &overlap;
   launch.numAttrs = call.overlaps_prior && !config.portable ? 1 : 0;
 
-  DecodeParams params = MakeParams(call);
+  DecodeParams params = MakeDecodeParams(call);
   PageMaps maps = config.portable ? PageMaps{} : *call.maps;
   void* arguments[] = {&params, &maps.whole, &maps.rest};  // a portable kernel takes the first
   error = cudaLaunchKernelExC(&launch, kernel, arguments);

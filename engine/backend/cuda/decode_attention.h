@@ -66,6 +66,10 @@ struct DecodeAttentionConfig {
   static std::optional<DecodeAttentionConfig> Make(const DecodeShape& shape, const DecodeDevice& device);
 };
 
+// The part of a block's shared memory behind the stages, of any kernel with this head_dim and so many
+// consumer warps.
+int ExchangeBytes(int head_dim, int n_warps);
+
 // The tensor maps of one layer's pages: a half of a page is copied as boxes of 256 rows and one of the rest.
 struct PageMaps {
   CUtensorMap whole;
@@ -83,7 +87,7 @@ struct DecodePartials {
 
 struct DecodeCall {
   const DecodeAttentionConfig* config = nullptr;
-  const void* pages = nullptr;     // of the layer
+  void* pages = nullptr;           // of the layer
   const PageMaps* maps = nullptr;  // the same as tensor maps; not needed by portable kernels
   DecodePlan plan;
   const int32_t* page_ids = nullptr;
@@ -94,9 +98,11 @@ struct DecodeCall {
   DecodePartials partials;
   AttentionOutput out;  // [n_rows][h * d]
   int max_sequences = 0;
+  // Write the new tokens' factors into their pages too, of bfloat16; the caller's store leaves them out.
+  bool stores = false;
   // Start before the kernel in front has finished, and load pages that it does not write. Only where the
-  // plan, the page table and all pages but each sequence's newest were complete before an ordinary launch in
-  // front of it.
+  // plan, the page table and all pages but each sequence's newest (with `stores`, all pages) were complete
+  // before an ordinary launch in front of it.
   bool overlaps_prior = false;
 };
 

@@ -9,6 +9,7 @@
 #include "engine/backend/cuda/decode_consumer.cuh"
 #include "engine/backend/cuda/decode_fp8.cuh"
 #include "engine/backend/cuda/decode_instances.h"
+#include "engine/backend/cuda/decode_newest.cuh"
 #include "engine/backend/cuda/decode_producer.cuh"
 #include "engine/backend/cuda/decode_query.cuh"
 
@@ -51,37 +52,70 @@ __device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment,
   }
 }
 
+// The ring as a consumer warp sees it.
 template <class T>
+class StageReader {
+ public:
+  __device__ StageReader(const DecodeParams& p, const BlockShared<T>& shared, int lane)
+      : p_(p), shared_(shared), lane_(lane) {}
+
+  // The next stage's offset in the ring, when it is there. The one before goes back only now: the assembler
+  // moves an arrival above the products whose operands it frees, but nothing over a wait's loop.
+  __device__ int Next(int /*bytes*/) {
+    ptx::BarrierWait(shared_.Full(at_.stage), at_.parity);
+    __syncwarp();  // lane 0 speaks for what all of them have read
+    if (release_ >= 0 && lane_ == 0) ptx::BarrierArrive(shared_.Empty(release_));
+    release_ = at_.stage;
+    at_.Advance(p_.n_stages);
+    return release_ * p_.stage_bytes;
+  }
+
+ private:
+  const DecodeParams& p_;
+  const BlockShared<T>& shared_;
+  int lane_;
+  RingPosition at_;
+  int release_ = -1;  // the stage that was read last
+};
+
+// `first`: of the block's first segment, from where the caller has it; or null: from the tables.
+template <class T, class Ring>
 __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, const DecodeBlock* block,
-                        int warp, int lane) {
+                        const SegmentPlan* first, Ring& ring, int warp, int lane) {
   const int n_warps = p.head_tiles * T::kTokenGroups, n_threads = n_warps * 32;
   const int head_tile = warp / T::kTokenGroups, token_group = warp % T::kTokenGroups;
   const int first_token = token_group * T::kWarpTokens;
   std::conditional_t<T::kFp8, Fp8ConsumerWarp<T>, ConsumerWarp<T>> own(p, head_tile, token_group, lane);
-  RingPosition at;
-  int release = -1;  // the stage that was read last
-
-  // A stage goes back one wait later: the assembler moves an arrival above the products whose operands it
-  // frees, but nothing over a wait's loop.
-  const auto next_stage = [&]() -> uint32_t {
-    ptx::BarrierWait(shared.Full(at.stage), at.parity);
-    __syncwarp();  // lane 0 speaks for what all of them have read
-    if (release >= 0 && lane == 0) ptx::BarrierArrive(shared.Empty(release));
-    release = at.stage;
-    const uint32_t stage = shared.ring_address + at.stage * p.stage_bytes;
-    at.Advance(p.n_stages);
-    return stage;
-  };
+  const auto next_stage = [&] { return shared.ring_address + ring.Next(p.stage_bytes); };
 
   const int begin = block->begin, end = block->end;
   for (int index = begin; index < end; ++index) {
     const DecodeSegment segment = index == begin ? block->first : p.plan.segments[index];
     if (segment.n_pages == 0) continue;
-    QueryFormer<T>(p, shared.merge(), warp, lane, n_warps).Form(segment);
+    QueryFormer<T> former(p, shared.merge(), warp, lane, n_warps);
+    const int64_t angle = static_cast<int64_t>(segment.position) * (p.rotary_dim / 2);
+    const SegmentPlan plan = first != nullptr && index == begin
+                                 ? *first
+                                 : SegmentPlan{p.cos + angle, p.sin + angle,
+                                               p.page_ids + segment.page_offset + segment.n_pages - 1};
+    former.Form(segment, plan.cos, plan.sin);
     own.Start(ptx::SharedAddress(shared.merge()), head_tile, lane, p.n_heads);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
 
-    const int n_full = segment.n_pages - (segment.last_tokens < 64 ? 1 : 0);
+    const bool puts_newest = !T::kFp8 && p.stores && segment.holds_newest;
+    // The next stage, with the new token in it.
+    const auto newest_stage = [&](int half) {
+      const int offset = ring.Next(p.stage_bytes);
+      if constexpr (!T::kFp8) {
+        if (puts_newest) {
+          PutNewest<T>(p, segment, plan, half, former.new_factors(), shared.ring + offset, warp * 32 + lane,
+                       n_threads);
+          ptx::NamedBarrier(kConsumerBarrier, n_threads);
+        }
+      }
+      return shared.ring_address + offset;
+    };
+    const int n_full = segment.n_pages - (segment.last_tokens < 64 || puts_newest ? 1 : 0);
     for (int page = 0; page < n_full; ++page) {
       own.Score(next_stage());
       own.Weigh();
@@ -89,10 +123,10 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
     }
     if (n_full < segment.n_pages) {
       const int valid = segment.last_tokens - first_token;
-      own.Score(next_stage());
+      own.Score(newest_stage(0));
       own.Mask(valid, lane);
       own.Weigh();
-      own.template Accumulate<true>(next_stage(), valid, lane);
+      own.template Accumulate<true>(newest_stage(1), valid, lane);
     }
 
     float2* max_sum = shared.max_sum(n_warps);
@@ -107,7 +141,7 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
 // `copier` says how pages get into the ring.
 template <class T, class Copier>
 __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned char* shared_memory) {
-  const BlockShared<T> shared(shared_memory, p);
+  const BlockShared<T> shared(shared_memory, p.n_stages * p.stage_bytes);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int n_consumers = p.head_tiles * T::kTokenGroups;
   const bool produces = warp == n_consumers;
@@ -124,9 +158,11 @@ __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned c
   __syncthreads();
 
   if (produces) {
-    Producer<T, Copier>(p, copier, shared, lane).Run(block);
+    StageWriter<T> ring(p, shared);
+    Producer<T, Copier, StageWriter<T>>(p, copier, ring, lane).Run(block);
   } else {
-    Consume<T>(p, shared, block, warp, lane);
+    StageReader<T> ring(p, shared, lane);
+    Consume<T>(p, shared, block, nullptr, ring, warp, lane);
   }
 }
 

@@ -11,7 +11,7 @@ namespace t6::cuda {
 struct DecodeParams {
   DecodePlan plan;
   const int32_t* page_ids;
-  const void* pages;  // where there are no tensor maps
+  void* pages;
   const float* qkv;
   const float* cos;
   const float* sin;
@@ -22,6 +22,7 @@ struct DecodeParams {
   int half_rows, stage_bytes, n_stages, first_in_flight, max_in_flight;
   float query_scale;  // log2(e) and every factor of the logits
   bool head_norm;     // then the combine writes all outputs
+  bool stores;        // the new tokens' factors
 };
 
 inline constexpr int kRingAlignment = 1024;  // of the copies' swizzle
@@ -30,6 +31,8 @@ inline constexpr int kTileHeads = 16;
 inline constexpr int kConsumerBarrier = 1;
 inline constexpr float kRescaleAbove = 8.0f;  // powers of two that weights may exceed 1 by before a rescale
 inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group would form inf - inf
+
+DecodeParams MakeDecodeParams(const DecodeCall& call);
 
 template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT, bool kFp8T = false>
 struct DecodeTraits {
@@ -73,8 +76,8 @@ struct BlockShared {
   Exchange<T>* exchange;
   uint32_t ring_address, barrier_address;
 
-  __device__ BlockShared(unsigned char* base, const DecodeParams& p)
-      : ring(base), exchange(reinterpret_cast<Exchange<T>*>(base + p.n_stages * p.stage_bytes)) {
+  __device__ BlockShared(unsigned char* base, int ring_bytes)
+      : ring(base), exchange(reinterpret_cast<Exchange<T>*>(base + ring_bytes)) {
     ring_address = ptx::SharedAddress(ring);
     barrier_address = ptx::SharedAddress(exchange->barriers);
   }

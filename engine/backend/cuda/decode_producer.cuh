@@ -5,14 +5,45 @@
 
 namespace t6::cuda {
 
-// Streams the block's pages, key half then value half. How many halves are asked for and not there yet is
-// limited, at first to `first_in_flight`, later to `max_in_flight`: if every block asked for a whole ring at
-// once, everyone's first half would come last. All lanes walk; which of them issue, the copier says.
-template <class T, class Copier>
+// The ring as the producer sees it. How many halves are asked for and not there yet is limited, at first to
+// `first_in_flight`, later to `max_in_flight`: if every block asked for a whole ring at once, everyone's
+// first half would come last.
+template <class T>
+class StageWriter {
+ public:
+  __device__ StageWriter(const DecodeParams& p, const BlockShared<T>& shared)
+      : p_(p), shared_(shared), limit_(p.first_in_flight) {}
+
+  // copy(stage, full barrier), when a stage is free.
+  template <typename Copy>
+  __device__ void Fill(int /*bytes*/, Copy copy) {
+    if (in_flight_ == limit_) {
+      ptx::BarrierWait(shared_.Full(landing_.stage), landing_.parity);
+      landing_.Advance(p_.n_stages);
+      --in_flight_;
+      if (++landed_ % kGrowAfter == 0 && limit_ < p_.max_in_flight) ++limit_;
+    }
+    ++in_flight_;
+    ptx::BarrierWait(shared_.Empty(at_.stage), at_.parity ^ 1);
+    copy(shared_.ring_address + at_.stage * p_.stage_bytes, shared_.Full(at_.stage));
+    at_.Advance(p_.n_stages);
+  }
+
+ private:
+  static constexpr int kGrowAfter = 8;  // halves that landed, for each one more in flight
+
+  const DecodeParams& p_;
+  const BlockShared<T>& shared_;
+  RingPosition at_, landing_;  // the next to be asked for, and the next to arrive
+  int limit_, in_flight_ = 0, landed_ = 0;
+};
+
+// Streams the block's pages, key half then value half. All lanes walk; which of them issue, the copier says.
+template <class T, class Copier, class Ring>
 class Producer {
  public:
-  __device__ Producer(const DecodeParams& p, const Copier& copier, const BlockShared<T>& shared, int lane)
-      : p_(p), copier_(copier), shared_(shared), lane_(lane), limit_(p.first_in_flight) {}
+  __device__ Producer(const DecodeParams& p, const Copier& copier, Ring& ring, int lane)
+      : p_(p), copier_(copier), ring_(ring), lane_(lane) {}
 
   __device__ void Run(const DecodeBlock* block) {
     const int begin = block->begin, end = block->end;
@@ -27,8 +58,6 @@ class Producer {
   }
 
  private:
-  static constexpr int kGrowAfter = 8;  // halves that landed, for each one more in flight
-
   __device__ void CopySegment(const DecodeSegment& segment, int done) {
     for (int base = done; base < segment.n_pages; base += 32) {
       const int n = min(32, segment.n_pages - base);
@@ -42,7 +71,7 @@ class Producer {
     for (int i = 0; i < n; ++i) {
       const int64_t row = static_cast<int64_t>(__shfl_sync(~0u, id, i)) * 2 * p_.half_rows;
       const bool issues = Copier::kAllLanes || lane_ == 0;
-      if (last_is_newest && i == n - 1) {
+      if (last_is_newest && i == n - 1 && !p_.stores) {
         // The kernel in front may still be writing this step's token, but the cache may have the rest by
         // then.
         if (issues) copier_.Prefetch(row), copier_.Prefetch(row + p_.half_rows);
@@ -57,24 +86,13 @@ class Producer {
   }
 
   __device__ void CopyHalf(int64_t row) {
-    if (in_flight_ == limit_) {
-      ptx::BarrierWait(shared_.Full(landing_.stage), landing_.parity);
-      landing_.Advance(p_.n_stages);
-      --in_flight_;
-      if (++landed_ % kGrowAfter == 0 && limit_ < p_.max_in_flight) ++limit_;
-    }
-    ++in_flight_;
-    ptx::BarrierWait(shared_.Empty(at_.stage), at_.parity ^ 1);
-    copier_.Copy(shared_.ring_address + at_.stage * p_.stage_bytes, shared_.Full(at_.stage), row);
-    at_.Advance(p_.n_stages);
+    ring_.Fill(p_.stage_bytes, [&](uint32_t stage, uint32_t full) { copier_.Copy(stage, full, row); });
   }
 
   const DecodeParams& p_;
   const Copier& copier_;
-  const BlockShared<T>& shared_;
+  Ring& ring_;
   int lane_;
-  RingPosition at_, landing_;  // the next to be asked for, and the next to arrive
-  int limit_, in_flight_ = 0, landed_ = 0;
 };
 
 }  // namespace t6::cuda

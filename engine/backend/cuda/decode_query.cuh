@@ -23,20 +23,19 @@ class QueryFormer {
         lane_(lane),
         n_warps_(n_warps) {}
 
-  // All consumer warps; the rows are there when it returns.
-  __device__ void Form(const DecodeSegment& segment) {
+  // All consumer warps; the rows are there when it returns. cos, sin: of the segment's position.
+  __device__ void Form(const DecodeSegment& segment, const float* cos, const float* sin) {
     constexpr int kPairs = T::kDim < 64 ? 1 : T::kDim / 64;  // of a lane
     const int half = p_.rotary_dim / 2;
     float c[kPairs], s[kPairs];
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
       const int pair = lane_ + 32 * i;
-      const int64_t angle = static_cast<int64_t>(segment.position) * half + pair;
-      c[i] = pair < half ? p_.cos[angle] : 1.0f, s[i] = pair < half ? p_.sin[angle] : 0.0f;
+      c[i] = pair < half ? cos[pair] : 1.0f, s[i] = pair < half ? sin[pair] : 0.0f;
     }
     ptx::WaitForPriorKernels();
     const float* q = p_.qkv + static_cast<int64_t>(segment.row) * p_.qkv_elements;
-    if (p_.rank_q > 0) StageFactors(q);
+    StageFactors(q, p_.stores && segment.holds_newest);
     for (int head = warp_ * kHeads; head < p_.head_tiles * kTileHeads; head += n_warps_ * kHeads) {
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
@@ -46,10 +45,16 @@ class QueryFormer {
     ptx::NamedBarrier(kConsumerBarrier, n_warps_ * 32);
   }
 
+  // A_K B_K A_V B_V of the token of a segment that holds it, from Form on until the warps' results.
+  __device__ const float* new_factors() const { return factors_ + p_.rank_q * (p_.n_heads + T::kDim); }
+
  private:
-  __device__ void StageFactors(const float* q) {
+  __device__ void StageFactors(const float* q, bool with_new) {
     constexpr int kLoads = 8;
-    const int n = p_.rank_q * (p_.n_heads + T::kDim), step = n_warps_ * 32;
+    const int n = (p_.rank_q + (with_new ? 2 * T::kRank : 0)) * (p_.n_heads + T::kDim);
+    const int step = n_warps_ * 32;
+    if (n == 0) return;
+    if (p_.rank_q == 0) q += p_.n_heads * T::kDim;
     for (int base = warp_ * 32 + lane_; base < n; base += kLoads * step) {
       float x[kLoads];
 #pragma unroll

@@ -116,6 +116,13 @@ __device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
 
 #endif
 
+// This thread's ordinary writes to shared memory come before copies that are asked for later.
+__device__ inline void FenceSharedForCopies() {
+#if T6_PTX_HAS_SM90
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
 // --- dependent launches: the kernels before this one are done and their writes are visible. On sm_80 every
 // launch is an ordinary one.
 __device__ inline void WaitForPriorKernels() {

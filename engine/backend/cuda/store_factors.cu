@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/backend/cuda/decode_newest.cuh"
 #include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/store_factors.h"
@@ -16,15 +17,6 @@ constexpr int kManyRows = 256;
 
 __device__ void Put(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 __device__ void Put(float x, float* to) { *to = x; }
-
-// y1 = x1 cos + x2 sin, y2 = -x1 sin + x2 cos over the two halves of rotary_dim; the rest as it is. Without
-// fused multiply-adds, as the other devices round.
-__device__ float Rotated(const float* x, int i, int half, const float* cos, const float* sin) {
-  if (i >= 2 * half) return x[i];
-  if (i < half) return __fadd_rn(__fmul_rn(x[i], cos[i]), __fmul_rn(x[i + half], sin[i]));
-  const int j = i - half;
-  return __fsub_rn(__fmul_rn(x[i], cos[j]), __fmul_rn(x[j], sin[j]));
-}
 
 // A row's factor of keys or of values, and where it goes.
 struct Factor {

@@ -129,6 +129,11 @@ class TpaAttentionImpl final : public TpaAttention {
   Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
   Status LaunchPlan();
   StatusOr<const PageMaps*> MapsOf(const LayerPages& pages);
+  // The step's factors are decode's kernels' to store.
+  bool StoresInDecode(const PageLayout& layout) const {
+    return options_.stores_in_decode && config_ && layout.dtype() == DType::kBF16 && has_one_row_ &&
+           !has_multi_row_;
+  }
   Status RunDecode(const TpaAttentionParams& params);
   Status RunPath(const TpaAttentionParams& params, int min_rows);
 
@@ -146,7 +151,7 @@ class TpaAttentionImpl final : public TpaAttention {
        has_multi_row_ = false;    // what decode's kernels attend for, and what they do not
   bool multi_row_plans_ = false;  // options_.multi_row has planned this step
   const int32_t* decode_len_ = nullptr;
-  bool stored_since_plan_ = false;
+  bool launched_since_plan_ = false;
   std::unordered_map<const void*, std::pair<int32_t, PageMaps>> maps_;  // by a layer's first page
 };
 
@@ -221,7 +226,7 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   T6_RETURN_IF_ERROR(CheckPlan(plan));
   step_ = {};
   step_.plan = &plan;
-  has_one_row_ = has_multi_row_ = multi_row_plans_ = stored_since_plan_ = false;
+  has_one_row_ = has_multi_row_ = multi_row_plans_ = launched_since_plan_ = false;
   if (plan.n_rows() == 0) return absl::OkStatus();
   step_.row_capacity = PowerOfTwoFrom(plan.n_rows(), limits_.max_rows);
   step_.sequence_capacity = PowerOfTwoFrom(plan.n_sequences(), limits_.max_sequences);
@@ -258,6 +263,7 @@ Status TpaAttentionImpl::LaunchPlan() {
 Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   const AttentionSpec& spec = *params.spec;
   const PageLayout& layout = *params.pages.layout;
+  if (StoresInDecode(layout)) return absl::OkStatus();
   const auto offset = [&](PartName name) { return static_cast<int64_t>(layout.part(name).offset); };
   StoreCall call;
   call.n_heads = spec.n_heads, call.head_dim = spec.head_dim, call.rotary_dim = spec.rotary_dim;
@@ -272,7 +278,7 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   call.pages = params.pages.base, call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
   call.positions = step_.positions, call.slots = step_.slots, call.n_rows = step_.row_capacity;
   // The first launch after the plan is an ordinary one, so that the plan is complete for all behind it.
-  call.overlaps_prior = std::exchange(stored_since_plan_, true) && !device_.portable;
+  call.overlaps_prior = std::exchange(launched_since_plan_, true) && !device_.portable;
   T6_RETURN_IF_CUDA_ERROR(LaunchStoreFactors(call, options_.stream));
   return absl::OkStatus();
 }
@@ -297,7 +303,8 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
   call.head_norm_weight = params.head_norm_weight;
   call.partials = partials_, call.out = {params.out, params.out_dtype == DType::kBF16};
   call.max_sequences = step_.sequence_capacity;
-  call.overlaps_prior = stored_since_plan_ && !device_.portable;
+  call.stores = StoresInDecode(*params.pages.layout);
+  call.overlaps_prior = std::exchange(launched_since_plan_, true) && !device_.portable;
   T6_RETURN_IF_CUDA_ERROR(LaunchDecodeAttention(call, options_.stream));
   return absl::OkStatus();
 }

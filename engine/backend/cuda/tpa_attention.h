@@ -24,6 +24,9 @@ struct TpaAttentionOptions {
   // 0: the fastest division of a step. Else a sequence's bits depend on nothing but its own tokens: its
   // context is cut at multiples of so many pages (--reproducible).
   int fixed_split_pages = 0;
+  // Where decode's kernels attend for all rows of a step, they also store, and Store does nothing: one kernel
+  // less, but nobody may read the new tokens' factors between Store and Run.
+  bool stores_in_decode = false;
   // The decode kernels that other chips than Hopper get, for tests.
   bool force_portable = false;
   // Either may be null. Sequences of several rows over bfloat16 pages: the first that supports them,
