@@ -98,8 +98,13 @@ struct SoftmaxState {
   int dp;
 };
 
-// A row's new maximum: sums and output so far shrink to it.
+// A row's new maximum: sums and output so far shrink to it. Before a row's first page there are none, and its
+// output need not be in the cache, or be numbers.
 inline void Shrink(const SoftmaxState& s, float most) {
+  if (*s.max == -__builtin_huge_valf()) {
+    *s.max = most;
+    return;
+  }
   const __m512 factor = Exp2(_mm512_set1_ps(*s.max - most));
   *s.sum *= _mm512_cvtss_f32(factor);
   for (int c = 0; c < s.dp; c += 16)
