@@ -133,4 +133,30 @@ inline double ReadBandwidth(size_t bytes, int threads) {
   return ReadCeiling(bytes, threads).BytesPerSecond();
 }
 
+// Median time that a cache line takes from one thread to another and back. A virtual machine's cores may lie
+// under one cache now and under two a minute later: 100 to 150 ns or some 500 on Zen 4, and all else differs.
+inline double RoundTripSeconds() {
+  constexpr int kTrips = 4000;
+  struct alignas(64) Line {
+    std::atomic<int> trip{0};
+  } there, back;
+  std::thread other([&] {
+    for (int i = 1; i <= kTrips; ++i) {
+      while (there.trip.load(std::memory_order_acquire) != i) {
+      }
+      back.trip.store(i, std::memory_order_release);
+    }
+  });
+  std::vector<double> times;
+  for (int i = 1; i <= kTrips; ++i) {
+    const double start = Seconds();
+    there.trip.store(i, std::memory_order_release);
+    while (back.trip.load(std::memory_order_acquire) != i) {
+    }
+    times.push_back(Seconds() - start);
+  }
+  other.join();
+  return Median(times);
+}
+
 }  // namespace t6::bench

@@ -2,7 +2,8 @@
 // sixteen get. Beside each decode figure stands its floor: bytes of weights and factors a token, at the read
 // bandwidth that the same threads reach over a buffer of that size. The machine is rarely alone and its
 // bandwidth drifts within seconds, so every repeat takes the floor just before and just after the figure, and
-// the share is the median of the repeats' own shares; their range is printed too.
+// the share is the median of the repeats' own shares; their range is printed too. How long a cache line takes
+// between two threads, first and last, tells whether the machine's cores lay under one cache.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -201,6 +202,10 @@ int Main(const Options& options) {
   const ModelInfo& info = (*engine)->info();
   fmt::print("{}: {:.1f} M parameters, {}, {}; medians of {}\n", options.model, info.n_parameters / 1e6,
              info.device, options.dtype, options.repeats);
+  const auto print_round_trip = [] {
+    fmt::print("there and back between two threads: {:.0f} ns\n", RoundTripSeconds() * 1e9);
+  };
+  if (options.threads > 1) print_round_trip();
   Figures figures(engine->get(), options);
   figures.OneStream("one stream, empty context", 0);
   figures.OneStream("one stream, 1024 tokens", 1024);
@@ -208,6 +213,7 @@ int Main(const Options& options) {
   figures.SixteenStreams("16 streams on one 1024-token prompt", 1024);
   figures.Prefill("prefill of 512 tokens", 512);
   figures.Prefill("prefill of 2048 tokens", 2048);
+  if (options.threads > 1) print_round_trip();
   return 0;
 }
 
