@@ -9,15 +9,21 @@
 #include "absl/time/clock.h"
 #include "server/http/api.h"
 #include "server/http/http_server.h"
+#include "server/http/json_value.h"
 #include "tests/server/http/fake_handlers.h"
 #include "tests/server/http/raw_client.h"
 
 namespace t6::server {
 
-class ApiFixture : public testing::Test {
+inline constexpr char kChatPath[] = "/v1/chat/completions";
+inline constexpr char kCompletionPath[] = "/v1/completions";
+inline constexpr char kHello[] = R"({"messages": [{"role": "user", "content": "hi"}]})";
+inline constexpr char kHelloStream[] = R"({"messages": [{"role": "user", "content": "hi"}], "stream": true})";
+
+class ApiTest : public testing::Test {
  protected:
-  ApiFixture() { Serve(&api_); }
-  ~ApiFixture() override {
+  ApiTest() { Serve(&api_); }
+  ~ApiTest() override {
     server_->Stop(absl::Now() + absl::Seconds(10));
     texts_.Stop();
     executor_.Stop();
@@ -38,6 +44,22 @@ class ApiFixture : public testing::Test {
     RawClient client(server_->port());
     client.Send(bytes);
     return client.Read(head).value_or(RawResponse{});
+  }
+
+  // The error object of the answer, which must have this status.
+  Json ErrorOf(int status, const std::string& bytes) {
+    const RawResponse response = Ask(bytes);
+    EXPECT_EQ(response.status, status) << response.body;
+    EXPECT_EQ(response.Header("Content-Type"), "application/json");
+    const Json json = Json::parse(response.body, nullptr, false);
+    if (!json.is_object() || !json.contains("error")) {
+      ADD_FAILURE() << response.body;
+      return Json::object();
+    }
+    const Json& error = json["error"];
+    EXPECT_TRUE(error.contains("message") && error.contains("type") && error.contains("param") &&
+                error.contains("code"));
+    return error;
   }
 
   Executor executor_{2}, texts_{1};

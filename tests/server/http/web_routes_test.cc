@@ -18,7 +18,7 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-class WebRoutesTest : public ApiFixture {
+class WebRoutesTest : public ApiTest {
  protected:
   RawResponse Get(std::string_view path, std::string_view more_headers = "",
                   std::string_view method = "GET") {
