@@ -32,6 +32,8 @@ namespace {
 constexpr int kExecutorThreads = 2;
 constexpr int kPromptThreads = 2;
 constexpr int kTextThreads = 1;
+// A text of the largest size takes ten seconds and more, and what waits holds memory that others want.
+constexpr int kMaxTextsWaiting = 16;
 // How often Wait looks at what does not notify.
 constexpr absl::Duration kGlance = absl::Milliseconds(10);
 constexpr absl::Duration kRefusedKeysLog = absl::Seconds(10);  // a line at most
@@ -96,7 +98,7 @@ struct Daemon::Impl {
   std::unique_ptr<AdminApi> admin_app;
   Executor executor{kExecutorThreads};
   Executor prompts{kPromptThreads};
-  Executor texts{kTextThreads};
+  Executor texts{kTextThreads, kMaxTextsWaiting};
   std::optional<Executor> admin_executor;  // probes are answered however busy `executor` is
   std::unique_ptr<Engine> engine;
   std::unique_ptr<HttpServer> http;

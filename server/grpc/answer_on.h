@@ -26,8 +26,8 @@ grpc::ServerUnaryReactor* AnswerOn(Executor& executor, const GrpcDeps& deps,
     finish(room);
     return reactor;
   }
-  executor.Post([&deps, context, request, response, finish, call = std::move(call),
-                 answer = std::move(answer)]() mutable {
+  const Status accepted = executor.TryPost([&deps, context, request, response, finish, call = std::move(call),
+                                            answer = std::move(answer)]() mutable {
     Status status = Admit(deps, *context, &call);
     if (status.ok()) {
       StatusOr<Response> result = answer(*request);
@@ -36,6 +36,7 @@ grpc::ServerUnaryReactor* AnswerOn(Executor& executor, const GrpcDeps& deps,
     }
     finish(status);
   });
+  if (!accepted.ok()) finish(accepted);
   return reactor;
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/base/check.h"
+#include "server/http/routed_app.h"
 
 namespace t6::server {
 
@@ -19,15 +20,16 @@ RouteFunction OffloadedTo(Executor* executor, RouteFunction function) {
     // What the connection holds until the reply; touched on the strand alone.
     auto held = std::make_shared<std::shared_ptr<void>>();
     auto moved = std::make_shared<HttpRequest>(std::move(request));
-    executor->Post([shared, strand, tail, held = std::weak_ptr(held), moved = std::move(moved),
-                    posted = std::move(posted)]() mutable {
-      if (held.expired()) return;
-      std::shared_ptr<void> work = (*shared)(*moved, tail, posted);
-      moved.reset();
-      boost::asio::post(strand, [held = std::move(held), work = std::move(work)]() mutable {
-        if (const auto place = held.lock()) *place = std::move(work);
-      });
-    });
+    const Status accepted = executor->TryPost(
+        [shared, strand, tail, held = std::weak_ptr(held), moved = std::move(moved), posted]() mutable {
+          if (held.expired()) return;
+          std::shared_ptr<void> work = (*shared)(*moved, tail, posted);
+          moved.reset();
+          boost::asio::post(strand, [held = std::move(held), work = std::move(work)]() mutable {
+            if (const auto place = held.lock()) *place = std::move(work);
+          });
+        });
+    if (!accepted.ok()) reply(ErrorReply(accepted));
     return held;
   };
 }

@@ -7,8 +7,8 @@
 
 namespace t6::server {
 
-// The reply goes out on the request's executor as ever. A client that leaves meanwhile drops the work: before
-// it has begun, or as soon as it has returned.
+// The reply goes out on the request's executor as ever, at once where the executor's bound is reached. A
+// client that leaves meanwhile drops the work: before it has begun, or as soon as it has returned.
 RouteFunction OffloadedTo(Executor* executor, RouteFunction function);
 
 }  // namespace t6::server

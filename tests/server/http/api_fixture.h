@@ -62,7 +62,7 @@ class ApiTest : public testing::Test {
     return error;
   }
 
-  Executor executor_{2}, texts_{1};
+  Executor executor_{2}, texts_{1, /*max_waiting=*/2};
   FakeChat chat_{&executor_};
   FakeCompletion completion_{&executor_};
   FakeInfo info_;

@@ -310,6 +310,23 @@ TEST_F(ApiTest, ALongTokenizeHoldsUpNeitherStreamsNorStarts) {
   EXPECT_EQ(Json::parse(waits.Read()->body)["count"], 4);
 }
 
+TEST_F(ApiTest, MoreThanMayWaitForTheTokenizerIsRefused) {
+  absl::Notification released;
+  info_.while_tokenizing = [&] { released.WaitForNotification(); };
+  RawClient tokenizes(server_->port()), waits(server_->port()), waits_too(server_->port());
+  const std::string post = Post("/tokenize", R"({"prompt": "abc"})");
+  tokenizes.Send(post);
+  ASSERT_TRUE(Happens(info_.tokenizes));
+  waits.Send(post);
+  waits_too.Send(post);
+  while (texts_.waiting() < 2) std::this_thread::yield();
+  EXPECT_THAT(ErrorOf(429, post)["message"].get<std::string>(), HasSubstr("2 requests wait"));
+  EXPECT_EQ(Ask(post).Header("Retry-After"), "1");
+  released.Notify();
+  for (RawClient* client : {&tokenizes, &waits, &waits_too}) EXPECT_EQ(client->Read()->status, 200);
+  EXPECT_EQ(Ask(post).status, 200) << "there is room again";
+}
+
 TEST_F(ApiTest, WhoLeavesBeforeItsTurnIsNotWorkedFor) {
   absl::Notification released;
   info_.while_tokenizing = [&] { released.WaitForNotification(); };
