@@ -2,13 +2,12 @@
 // through the backend that the engine uses, random weights and factors. Beside a decode step stands its
 // floor, the bytes of weights and factors at the read bandwidth measured in the same run; beside a prefill,
 // its arithmetic. Decode runs as the engine runs it: a step is launched before the tokens of the last are
-// read.
+// read. `profile` lists what the operations of a step take, one step at a time.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
@@ -19,8 +18,6 @@
 #include "engine/base/check.h"
 #include "engine/model/t6_shapes.h"
 #include "engine/model_runner.h"
-
-extern "C" cudaError_t cudaProfilerStart();  // its header is in none of the wheels
 
 namespace t6::bench {
 namespace {
@@ -129,26 +126,17 @@ class XlBench {
     MakeCache(64 * 67);
   }
 
-  // profiled: only the last steps are for the profiler to see.
-  void Decode(int batch, int context, double ceiling, bool profiled = false) {
-    const int n_steps = profiled ? 5 : 60;
+  void Decode(int batch, int context, double ceiling) {
+    const int n_steps = 60;
     const int pages_each = (context + n_steps + 16) / kPageTokens + 1;
     T6_CHECK(batch * pages_each <= cache_->n_pages());
     const auto plan_step = [&](int step) -> const StepPlan& {
-      StepPlan& plan = plans_[step % 2];
-      plan.Clear();
-      const int position = context + step;
-      for (int s = 0; s < batch; ++s) {
-        AddSequence(&plan, s, pages_each, position, position + 1);
-        plan.token_ids.push_back(step == 0 ? 7 + s : -1 - s);
-      }
-      return plan;
+      return PlanDecode(batch, pages_each, context + step, step == 0);
     };
     std::vector<double> times, hosts;
     Must(runner_->Launch(plan_step(0)));
     double last = 0;
     for (int step = 1; step < n_steps; ++step) {
-      if (profiled && step == n_steps - 1) Must(cudaProfilerStart());
       const double planned = Seconds();
       const StepPlan& plan = plan_step(step);
       Must(runner_->Launch(plan));
@@ -159,7 +147,6 @@ class XlBench {
       last = now;
     }
     Must(runner_->Wait().status());
-    if (profiled) return;
     const double weights = 2.0 * static_cast<double>(weights_.n_parameters());
     const double factors = static_cast<double>(batch) * (context + n_steps / 2) *
                            static_cast<double>(layout_.page_bytes()) / kPageTokens * spec_.n_layers;
@@ -168,6 +155,27 @@ class XlBench {
         "decode  batch {:>2} at {:>6}: {:8.3f} ms, floor {:7.3f} ms: {:.2f} of it; {:8.0f} tokens/s; "
         "host {:.0f} us a step\n",
         batch, context, time * 1e3, floor * 1e3, floor / time, batch / time, Median(hosts) * 1e6);
+  }
+
+  // The operations of a decode step by kind, of the `n`-th step of its kind: the first loads kernels, the
+  // second may be recorded.
+  void ProfileDecode(int batch, int context) {
+    for (int step = 0; step < 4; ++step) {
+      Must(runner_->Launch(PlanDecode(batch, (context + 16) / kPageTokens + 1, context + step, step == 0)));
+      Must(runner_->Wait().status());
+    }
+    PrintOperations(fmt::format("decode, {} sequences at {}", batch, context));
+  }
+  void ProfilePrefill(int n) {
+    for (int i = 0; i < 2; ++i) {
+      StepPlan& plan = plans_[0];
+      plan.Clear();
+      AddSequence(&plan, 0, n / kPageTokens + 1, 0, n);
+      for (int t = 0; t < n; ++t) plan.token_ids.push_back((t * 7919) % 50000);
+      Must(runner_->Launch(plan));
+      Must(runner_->Wait().status());
+    }
+    PrintOperations(fmt::format("prefill, {} tokens", n));
   }
 
   void Prefill(int n) {
@@ -194,6 +202,38 @@ class XlBench {
   }
 
  private:
+  // The step that follows the one planned last: all sequences at `position`, tokens from the step before.
+  const StepPlan& PlanDecode(int batch, int pages_each, int position, bool is_first) {
+    StepPlan& plan = plans_[turn_ ^= 1];
+    plan.Clear();
+    for (int s = 0; s < batch; ++s) {
+      AddSequence(&plan, s, pages_each, position, position + 1);
+      plan.token_ids.push_back(is_first ? 7 + s : -1 - s);
+    }
+    return plan;
+  }
+
+  void PrintOperations(const std::string& title) {
+    struct Kind {
+      int count = 0;
+      double seconds = 0;
+    };
+    std::vector<std::string> order;
+    std::map<std::string, Kind> kinds;
+    double total = 0;
+    for (const OperationTime& operation : Must(backend_->OperationTimes())) {
+      if (!kinds.contains(operation.name)) order.push_back(operation.name);
+      Kind& kind = kinds[operation.name];
+      ++kind.count, kind.seconds += operation.seconds, total += operation.seconds;
+    }
+    fmt::print("{}: {:.3f} ms in operations\n", title, total * 1e3);
+    for (const std::string& name : order) {
+      const Kind& kind = kinds[name];
+      fmt::print("  {:<24} {:>4} x {:9.2f} us  {:5.1f} %\n", name, kind.count,
+                 kind.seconds / kind.count * 1e6, 100 * kind.seconds / total);
+    }
+  }
+
   // One cache for all: a captured step belongs to its memory.
   void MakeCache(int n_pages) {
     cache_ = Must(FactorCache::Create(backend_, layout_, spec_.n_layers, n_pages));
@@ -230,11 +270,12 @@ class XlBench {
   std::unique_ptr<FactorCache> cache_;
   std::unique_ptr<ModelRunner> runner_;
   StepPlan plans_[2];
+  int turn_ = 0;
 };
 
-int Main(const std::string& only, int batch) {
+int Main(const std::string& only) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  auto made = MakeBackend({.device = "cuda"});
+  auto made = MakeBackend({.device = "cuda", .times_operations = only == "profile"});
   if (!made.ok()) {
     fmt::print(stderr, "{}\n", made.status().ToString());
     return 1;
@@ -243,8 +284,10 @@ int Main(const std::string& only, int batch) {
   const double ceiling = ReadCeiling();
   fmt::print("{}; read ceiling {:.0f} GB/s\n", backend->info().description, ceiling / 1e9);
   XlBench bench(backend, 32768);
-  if (only == "profile") {  // a few steps, for a profiler
-    bench.Decode(batch, 1024, ceiling, true);
+  if (only == "profile") {
+    for (const int batch : {1, 16, 64}) bench.ProfileDecode(batch, 1024);
+    bench.ProfileDecode(64, 4096);
+    for (const int n : {1024, 8192}) bench.ProfilePrefill(n);
     return 0;
   }
   if (only.empty() || only == "decode") {
@@ -265,11 +308,10 @@ int Main(const std::string& only, int batch) {
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
-  const int batch = argc > 2 ? std::atoi(argv[2]) : 1;
   const bool known = only.empty() || only == "decode" || only == "prefill" || only == "profile";
-  if (argc > 3 || !known || batch < 1 || batch > 64) {
-    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|profile [BATCH]]\n");
+  if (argc > 2 || !known) {
+    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|profile]\n");
     return 2;
   }
-  return t6::bench::Main(only, batch);
+  return t6::bench::Main(only);
 }

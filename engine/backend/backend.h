@@ -61,6 +61,12 @@ struct ModelSizes {
   DType compute = DType::kBF16;
 };
 
+// What one operation of a step took.
+struct OperationTime {
+  std::string name;
+  double seconds = 0.0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -101,6 +107,10 @@ class Backend {
   virtual Status Sample(const SampleParams& params) = 0;
   // The step's only synchronisation.
   virtual StatusOr<StepResult> WaitSample() = 0;
+
+  // Of the step that was waited for last, in order: only with BackendOptions::times_operations, on a device
+  // that can, and with one step at a time.
+  virtual StatusOr<std::vector<OperationTime>> OperationTimes() { return std::vector<OperationTime>(); }
 };
 
 }  // namespace t6

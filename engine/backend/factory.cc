@@ -8,9 +8,10 @@
 namespace t6 {
 namespace {
 
-StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] bool portable) {
+StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const BackendOptions& options) {
 #ifdef T6_CUDA
-  return MakeCudaBackend(portable);
+  return MakeCudaBackend(
+      {.portable = options.portable_kernels, .times_operations = options.times_operations});
 #else
   return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
 #endif
@@ -21,7 +22,7 @@ StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] bool portable) {
 StatusOr<MadeBackend> MakeBackend(const BackendOptions& options) {
   MadeBackend made;
   if (options.device == "auto" || options.device == "cuda") {
-    auto cuda = MakeCuda(options.portable_kernels);
+    auto cuda = MakeCuda(options);
     if (cuda.ok() || options.device == "cuda") {
       T6_ASSIGN_OR_RETURN(made.backend, std::move(cuda));
       return made;

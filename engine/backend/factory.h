@@ -11,6 +11,7 @@ namespace t6 {
 struct BackendOptions {
   std::string device = "auto";    // auto | cpu | cuda
   bool portable_kernels = false;  // cuda: as on a GPU without Hopper's instructions; for tests
+  bool times_operations = false;  // see Backend::OperationTimes
   int threads = 0;                // CPU workers; 0: by affinity mask and cgroup quota
 };
 

@@ -10,10 +10,12 @@
 #include "engine/backend/cuda/device.h"
 #include "engine/backend/cuda/gemm.h"
 #include "engine/backend/cuda/multi_row_attention.h"
+#include "engine/backend/cuda/operation_timer.h"
 #include "engine/backend/cuda/row_kernels.h"
 #include "engine/backend/cuda/sampling_kernels.h"
 #include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/step_graphs.h"
+#include "engine/backend/cuda/step_program.h"
 #include "engine/backend/cuda/tpa_attention.h"
 #include "engine/backend/philox.h"
 #include "engine/base/check.h"
@@ -103,6 +105,13 @@ SampleRow ToDevice(const SamplingRow& row) {
   return out;
 }
 
+std::string NameOf(const ProjectParams& params) {
+  return fmt::format("{} x {}{}", params.weight->n(), params.weight->k(),
+                     params.epilogue == Epilogue::kSwiGlu ? " SwiGLU"
+                     : params.epilogue == Epilogue::kAdd  ? " added"
+                                                          : "");
+}
+
 TokenOutput FromDevice(const SampleResult& result) {
   TokenOutput output;
   output.token = result.token, output.logprob = result.logprob;
@@ -114,7 +123,7 @@ TokenOutput FromDevice(const SampleResult& result) {
 
 class CudaBackend final : public Backend {
  public:
-  static StatusOr<std::unique_ptr<Backend>> Make(bool portable);
+  static StatusOr<std::unique_ptr<Backend>> Make(const CudaOptions& options);
   ~CudaBackend() override;
 
   const DeviceInfo& info() const override { return info_; }
@@ -141,6 +150,7 @@ class CudaBackend final : public Backend {
   Status TpaAttention(const TpaAttentionParams& params) override;
   Status Sample(const SampleParams& params) override;
   StatusOr<StepResult> WaitSample() override;
+  StatusOr<std::vector<OperationTime>> OperationTimes() override;
 
  private:
   // What the host writes for a step and reads after it.
@@ -157,16 +167,24 @@ class CudaBackend final : public Backend {
   }
   static size_t ArrayBytes(const StepLimits& limits);
   Status CopyArrays(const StepPlan& plan);
+  // Runs or captures an operation, or leaves it to the step's graph.
+  template <typename Launch, typename... Identity>
+  Status Issue(const char* name, Launch launch, Identity... identity) {
+    if (timer_ != nullptr && graph_key_ == 0) T6_RETURN_IF_ERROR(timer_->Mark(name));
+    return graphs_->Issue(launch, identity...);
+  }
   static uintptr_t Id(const void* p) { return reinterpret_cast<uintptr_t>(p); }
 
   Stream stream_;  // destroyed last
   DeviceInfo info_;
+  std::unique_ptr<cuda::StepProgram> program_;  // of gemm_ and attention_, for steps of few rows
   std::unique_ptr<cuda::Gemm> gemm_;
   std::unique_ptr<cuda::TpaAttention> attention_;
   const cuda::AttentionPath* general_attention_ = nullptr;  // attention's own: takes what the device takes
   std::unique_ptr<cuda::StepGraphs> graphs_;
+  std::unique_ptr<cuda::OperationTimer> timer_;  // null unless asked for
   StepLimits limits_;
-  DeviceMemory arrays_, results_, sampled_;
+  DeviceMemory arrays_, results_, sampled_, instructions_;
   std::array<Slot, kStepsInFlight> slots_;
   int turn_ = 0;                 // the slot of the step that is being launched
   std::deque<Slot*> in_flight_;  // oldest first
@@ -178,13 +196,15 @@ class CudaBackend final : public Backend {
   uint64_t graph_key_ = 0;
 };
 
-StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(bool portable) {
+StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(const CudaOptions& cuda_options) {
+  const bool portable = cuda_options.portable;
   T6_ASSIGN_OR_RETURN(cuda::Device device, cuda::OpenDevice());
   if (portable) device.code = cuda::ChipCode::kPortable;
   std::unique_ptr<CudaBackend> backend(new CudaBackend);
   T6_RETURN_IF_ERROR(backend->stream_.Create());
   cudaStream_t stream = backend->stream_.get();
-  T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device));
+  backend->program_ = std::make_unique<cuda::StepProgram>(stream, device.n_sms);
+  T6_ASSIGN_OR_RETURN(backend->gemm_, cuda::Gemm::Make(stream, device, backend->program_.get()));
   cuda::TpaAttentionOptions options;
   options.stream = stream;
   options.force_portable = portable;
@@ -193,9 +213,11 @@ StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(bool portable) {
   }
   options.general = cuda::MakeSimpleAttention();
   options.stores_in_decode = true;
+  options.program = backend->program_.get();
   backend->general_attention_ = options.general.get();
   T6_ASSIGN_OR_RETURN(backend->attention_, cuda::TpaAttention::Make(std::move(options)));
   backend->graphs_ = std::make_unique<cuda::StepGraphs>(stream);
+  if (cuda_options.times_operations) backend->timer_ = std::make_unique<cuda::OperationTimer>(stream);
   for (Slot& slot : backend->slots_) {
     T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming));
   }
@@ -252,7 +274,7 @@ size_t CudaBackend::WorkspaceBytes(const StepLimits& limits, const AttentionSpec
                                    const ModelSizes& sizes) const {
   return cuda::Gemm::WorkspaceBytes(limits, spec, sizes) + attention_->WorkspaceBytes(limits, spec) +
          ArrayBytes(limits) + limits.max_outputs * (sizeof(SampleResult) + sizeof(int32_t)) +
-         cuda::StepGraphs::kMostGraphs * cuda::StepGraphs::kBytesEach;
+         cuda::StepGraphs::kMostGraphs * cuda::StepGraphs::kBytesEach + cuda::StepProgram::kBytes;
 }
 
 Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
@@ -262,6 +284,10 @@ Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec,
   graphs_ = std::make_unique<cuda::StepGraphs>(stream_.get());
   T6_RETURN_IF_ERROR(gemm_->Reserve(limits, spec, sizes));
   T6_RETURN_IF_ERROR(attention_->Reserve(limits, spec));
+  T6_RETURN_IF_ERROR(instructions_.Allocate(cuda::StepProgram::kBytes));
+  if (timer_ != nullptr) T6_RETURN_IF_ERROR(timer_->Reserve());
+  T6_RETURN_IF_CUDA_ERROR(program_->Reserve(attention_->decode_config(), instructions_.as<void>(),
+                                            timer_ != nullptr ? timer_->clocks() : nullptr));
   T6_RETURN_IF_ERROR(arrays_.Allocate(ArrayBytes(limits)));
   T6_RETURN_IF_ERROR(results_.Allocate(limits.max_outputs * sizeof(SampleResult)));
   T6_RETURN_IF_ERROR(sampled_.Allocate(limits.max_outputs * sizeof(int32_t)));
@@ -283,7 +309,9 @@ Status CudaBackend::BeginStep(const StepPlan& plan, const AttentionSpec& spec) {
   plan_ = &plan;
   T6_RETURN_IF_ERROR(attention_->Plan(plan, spec));
   const auto attention_key = static_cast<uint64_t>(attention_->graph_key());
-  const bool has_graph = attention_key != 0 && plan.n_outputs() > 0;
+  // Events say nothing about operations within a graph; a program keeps its own clocks.
+  const bool is_timed = timer_ != nullptr && plan.n_rows() > cuda::StepProgram::kMaxRows;
+  const bool has_graph = attention_key != 0 && plan.n_outputs() > 0 && !is_timed;
   n_rows_ = has_graph ? attention_->step().row_capacity : plan.n_rows();
   n_outputs_ = has_graph ? PowerOfTwoFrom(plan.n_outputs(), limits_.max_outputs) : plan.n_outputs();
   graph_key_ = has_graph ? attention_key * 0x1000193 + static_cast<uint64_t>(n_outputs_) : 0;
@@ -333,13 +361,17 @@ Status CudaBackend::CopyAndClearPages(const CopyPagesParams& params) {
 Status CudaBackend::Embed(const EmbedParams& params) {
   graphs_->Abandon();  // of a step that failed half way
   T6_RETURN_IF_ERROR(graphs_->Begin(graph_key_));
+  program_->Abandon();
+  if (timer_ != nullptr) timer_->Begin();
   cuda::EmbedCall call;
   call.table = params.table, call.dtype = params.dtype, call.width = params.width;
   call.ids = At<int32_t>(offsets_.token_ids), call.sampled = sampled_.as<int32_t>();
   call.n_rows = n_rows_, call.out = params.out, call.stats = gemm_->StatsFor(params.out, n_rows_);
-  return graphs_->Issue(
+  return Issue(
+      "embedding",
       [&]() -> Status {
         T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
+        if (graphs_->captures()) program_->Begin(std::max(n_rows_, n_outputs_));
         return absl::OkStatus();
       },
       Id(call.table), Id(call.out), Id(call.ids));
@@ -348,17 +380,21 @@ Status CudaBackend::Embed(const EmbedParams& params) {
 Status CudaBackend::Project(const ProjectParams& params) {
   const int capacity = params.row_index != nullptr ? n_outputs_ : n_rows_;
   const int n_rows = graph_key_ != 0 ? capacity : params.n_rows;
-  return graphs_->Issue([&] { return gemm_->Project(params, n_rows); }, Id(params.in), Id(params.weight),
-                        Id(params.out), params.epilogue, n_rows);
+  const std::string name = timer_ == nullptr ? "" : NameOf(params);
+  return Issue(
+      name.c_str(), [&] { return gemm_->Project(params, n_rows); }, Id(params.in), Id(params.weight),
+      Id(params.out), params.epilogue, n_rows);
 }
 
 Status CudaBackend::StoreFactors(const StoreFactorsParams& params) {
-  return graphs_->Issue([&] { return attention_->Store(params); }, Id(params.qkv), Id(params.pages.base));
+  return Issue(
+      "store", [&] { return attention_->Store(params); }, Id(params.qkv), Id(params.pages.base));
 }
 
 Status CudaBackend::TpaAttention(const TpaAttentionParams& params) {
-  return graphs_->Issue([&] { return attention_->Run(params); }, Id(params.qkv), Id(params.pages.base),
-                        Id(params.out));
+  return Issue(
+      "attention", [&] { return attention_->Run(params); }, Id(params.qkv), Id(params.pages.base),
+      Id(params.out));
 }
 
 Status CudaBackend::Sample(const SampleParams& params) {
@@ -366,13 +402,19 @@ Status CudaBackend::Sample(const SampleParams& params) {
   call.logits = params.logits, call.vocab = params.vocab, call.n_text = params.n_text_tokens;
   call.rows = At<SampleRow>(offsets_.sampling), call.n_rows = n_outputs_;
   call.results = results_.as<SampleResult>(), call.sampled = sampled_.as<int32_t>();
-  T6_RETURN_IF_ERROR(graphs_->Issue(
+  T6_RETURN_IF_ERROR(Issue(
+      "sampling",
       [&]() -> Status {
+        T6_RETURN_IF_CUDA_ERROR(program_->Launch());
         T6_RETURN_IF_CUDA_ERROR(LaunchSample(call, stream_.get()));
         return absl::OkStatus();
       },
       Id(call.logits), params.vocab, params.n_text_tokens, Id(call.rows)));
-  T6_RETURN_IF_ERROR(graphs_->End());
+  T6_RETURN_IF_ERROR(graphs_->End([&]() -> Status {
+    T6_RETURN_IF_CUDA_ERROR(program_->Upload());
+    return absl::OkStatus();
+  }));
+  if (timer_ != nullptr && graph_key_ == 0) T6_RETURN_IF_ERROR(timer_->Mark(""));
   Slot& slot = slots_[turn_];
   slot.n_outputs = plan_->n_outputs();
   if (slot.n_outputs > 0) {
@@ -401,8 +443,15 @@ StatusOr<StepResult> CudaBackend::WaitSample() {
   return result;
 }
 
+StatusOr<std::vector<OperationTime>> CudaBackend::OperationTimes() {
+  if (timer_ == nullptr) return std::vector<OperationTime>();
+  return timer_->Times(graph_key_ != 0 ? program_->names() : std::vector<std::string>());
+}
+
 }  // namespace
 
-StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(bool portable) { return CudaBackend::Make(portable); }
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options) {
+  return CudaBackend::Make(options);
+}
 
 }  // namespace t6

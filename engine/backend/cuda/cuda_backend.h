@@ -9,9 +9,13 @@
 
 namespace t6 {
 
+struct CudaOptions {
+  bool portable = false;          // on any GPU what one without Hopper's instructions runs, for tests
+  bool times_operations = false;  // see Backend::OperationTimes
+};
+
 // UNAVAILABLE says what is missing: a GPU, a driver (or one recent enough), cuBLASLt. UNIMPLEMENTED names a
 // GPU that this build has no code for.
-// `portable`: on any GPU what one without Hopper's instructions runs, for tests.
-StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(bool portable = false);
+StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options = {});
 
 }  // namespace t6

@@ -30,9 +30,9 @@ int MostPieces(const ModelSizes& sizes) { return sizes.width; }
 
 }  // namespace
 
-StatusOr<std::unique_ptr<Gemm>> Gemm::Make(cudaStream_t stream, const Device& device) {
+StatusOr<std::unique_ptr<Gemm>> Gemm::Make(cudaStream_t stream, const Device& device, StepProgram* program) {
   T6_ASSIGN_OR_RETURN(std::unique_ptr<Matmul> matmul, Matmul::Make(stream));
-  return std::unique_ptr<Gemm>(new Gemm(std::move(matmul), stream, device));
+  return std::unique_ptr<Gemm>(new Gemm(std::move(matmul), stream, device, program));
 }
 
 StatusOr<std::unique_ptr<PackedMatrix>> Gemm::Pack(const std::vector<TensorView>& parts, DType compute,
@@ -144,6 +144,11 @@ RowStats Gemm::StatsFor(const float* x, int n_rows) {
   return few ? stats_ : RowStats();
 }
 
+Status Gemm::LaunchCollected() {
+  if (Collects()) T6_RETURN_IF_CUDA_ERROR(program_->Launch());
+  return absl::OkStatus();
+}
+
 bool Gemm::HasStats(const ProjectParams& p) const {
   return stats_of_ != nullptr && p.in == stats_of_ && p.norm.enabled && p.norm.weight == nullptr;
 }
@@ -159,6 +164,7 @@ StatusOr<Gemm::Rows> Gemm::Prepare(const ProjectParams& p, const PackedWeights& 
   call.in = p.in, call.in_dtype = p.in_dtype, call.in_stride = stride, call.row_index = p.row_index;
   call.n_rows = n_rows, call.k = w.k(), call.norm = p.norm;
   call.out = prepared_.as<void>(), call.out_dtype = w.dtype(), call.out_stride = w.stride();
+  T6_RETURN_IF_ERROR(LaunchCollected());
   T6_RETURN_IF_CUDA_ERROR(LaunchNormRows(call, stream_));
   return Rows{call.out, w.stride(), w.stride()};
 }
@@ -181,6 +187,10 @@ Status Gemm::ProjectSkinny(const ProjectParams& p, const PackedWeights& w, int n
     call.stats = stats_;
     stats_of_ = static_cast<const float*>(p.out);
   }
+  if (Collects()) {
+    program_->AddProduct(call);
+    return absl::OkStatus();
+  }
   T6_RETURN_IF_CUDA_ERROR(LaunchSkinny(call, n_sms_, stream_));
   return absl::OkStatus();
 }
@@ -201,6 +211,7 @@ Status Gemm::ProjectMany(const ProjectParams& p, const PackedWeights& w, int n_r
                 .out_dtype = swiglu ? w.dtype() : p.out_dtype,
                 .adds = p.epilogue == Epilogue::kAdd};
   call.in = rows.data, call.weight = w.data(), call.out = swiglu ? gate_up_.as<void>() : p.out;
+  T6_RETURN_IF_ERROR(LaunchCollected());
   T6_RETURN_IF_ERROR(matmul_->Run(call));
   if (p.out == stats_of_) stats_of_ = nullptr;
   if (!swiglu) return absl::OkStatus();

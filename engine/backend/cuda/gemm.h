@@ -14,6 +14,7 @@
 #include "engine/backend/cuda/matmul.h"
 #include "engine/backend/cuda/row_kernels.h"
 #include "engine/backend/cuda/skinny.h"
+#include "engine/backend/cuda/step_program.h"
 
 namespace t6::cuda {
 
@@ -43,7 +44,9 @@ class PackedWeights final : public PackedMatrix {
 class Gemm {
  public:
   // UNAVAILABLE without cuBLASLt.
-  static StatusOr<std::unique_ptr<Gemm>> Make(cudaStream_t stream, const Device& device);
+  // `program`: may be null; where it collects, products of few rows are added to it.
+  static StatusOr<std::unique_ptr<Gemm>> Make(cudaStream_t stream, const Device& device,
+                                              StepProgram* program);
 
   StatusOr<std::unique_ptr<PackedMatrix>> Pack(const std::vector<TensorView>& parts, DType compute,
                                                bool swiglu);
@@ -59,17 +62,21 @@ class Gemm {
   std::string version() const { return matmul_->version(); }
 
  private:
-  Gemm(std::unique_ptr<Matmul> matmul, cudaStream_t stream, const Device& device)
+  Gemm(std::unique_ptr<Matmul> matmul, cudaStream_t stream, const Device& device, StepProgram* program)
       : matmul_(std::move(matmul)),
         stream_(stream),
         n_sms_(device.n_sms),
-        max_skinny_rows_(device.code == ChipCode::kHopper ? kMaxSkinnyRows : 0) {}
+        max_skinny_rows_(device.code == ChipCode::kHopper ? kMaxSkinnyRows : 0),
+        program_(program) {}
 
   struct Rows {  // of a product's input
     const void* data;
     int stride;
     int k;  // numbers of a row to read; zeros from weight.k() on
   };
+  bool Collects() const { return program_ != nullptr && program_->collects(); }
+  // What has been collected comes before what is launched now.
+  Status LaunchCollected();
   bool HasStats(const ProjectParams& params) const;
   StatusOr<Rows> Prepare(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   Status ProjectSkinny(const ProjectParams& params, const PackedWeights& weights, int n_rows);
@@ -81,6 +88,7 @@ class Gemm {
   cudaStream_t stream_;
   int n_sms_;
   int max_skinny_rows_;
+  StepProgram* program_;
   DType compute_ = DType::kBF16;
   size_t prepared_bytes_ = 0;
   DeviceMemory staging_;   // of Pack

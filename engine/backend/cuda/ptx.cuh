@@ -80,6 +80,9 @@ __device__ inline void CopyChunk(uint32_t shared, const void* global, uint64_t p
                "l"(policy)
                : "memory");
 }
+__device__ inline void CopyChunk(uint32_t shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared), "l"(global) : "memory");
+}
 // Arrives, without being counted as one more, when every chunk that this thread asked for is there.
 __device__ inline void BarrierArriveWithChunks(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
@@ -87,6 +90,15 @@ __device__ inline void BarrierArriveWithChunks(uint32_t barrier) {
 __device__ inline void WaitForChunks() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 #if T6_PTX_HAS_SM90
+// A run of bytes, all multiples of 16; the barrier has been told how many will come.
+__device__ inline void CopyBytes(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier,
+                                 uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
 // Of a box of a tensor map; the barrier has been told how many bytes will come.
 __device__ inline void BarrierExpectBytes(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -136,6 +148,22 @@ __device__ inline void LetDependentsLaunch() {
 #endif
 }
 
+__device__ inline uint64_t GlobalNanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+  return now;
+}
+
+// --- between blocks
+__device__ inline void AddRelease(uint32_t* count, uint32_t n) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(count), "r"(n) : "memory");
+}
+__device__ inline uint32_t LoadAcquire(const uint32_t* count) {
+  uint32_t n;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(n) : "l"(count) : "memory");
+  return n;
+}
+
 // A barrier of the first n_threads threads of the block.
 __device__ inline void NamedBarrier(int id, int n_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
@@ -161,6 +189,29 @@ __device__ inline bool NamedBarrierAny(int id, int n_threads, bool yes) {
   return any != 0;
 }
 
+// --- loads that stay where they stand
+// Written by other blocks or kernels while this kernel runs.
+__device__ inline uint4 LoadChanging16(const void* p) {
+  uint4 x;
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(p)
+               : "memory");
+  return x;
+}
+__device__ inline float LoadChanging(const float* p) {
+  float x;
+  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");
+  return x;
+}
+__device__ inline uint4 LoadShared(uint32_t address) {
+  uint4 x;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "r"(address)
+               : "memory");
+  return x;
+}
 __device__ inline uint32_t LoadShared16(uint32_t address) {
   uint16_t x;
   asm volatile("ld.shared.u16 %0, [%1];" : "=h"(x) : "r"(address) : "memory");

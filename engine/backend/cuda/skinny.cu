@@ -16,39 +16,12 @@ constexpr int kStages = 3;
 constexpr int kWriterBarrier = 1;
 constexpr int kPieces = 5;  // of a row's squares, asked for at once by each lane
 
-// Written by kernels that may have been running when this one started.
-__device__ uint4 LoadActivations(const void* p) {
-  uint4 x;
-  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(p)
-               : "memory");
-  return x;
-}
-__device__ float LoadNumber(const float* p) {
-  float x;
-  asm volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");
-  return x;
-}
-__device__ uint4 LoadShared(uint32_t address) {
-  uint4 x;
-  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "r"(address)
-               : "memory");
-  return x;
-}
 __device__ void CopyBytes(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier,
                           uint64_t policy) {
 #if T6_PTX_HAS_SM90
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(shared),
-      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-      : "memory");
+  ptx::CopyBytes(shared, from, bytes, barrier, policy);
 #endif
 }
-
 __device__ void ExpectBytes(uint32_t barrier, uint32_t bytes) {
 #if T6_PTX_HAS_SM90
   ptx::BarrierExpectBytes(barrier, bytes);
@@ -221,8 +194,8 @@ class SkinnyBlock {
 #pragma unroll
       for (int i = 0; i < kWarpChunks; ++i) {
         const int chunk = warp_ + i * kWarps, column = (first + chunk) * kChunk + lane_ % 4 * 8;
-        rows[m][i] =
-            exists && chunk < n && column < call_.k ? LoadActivations(at + column) : make_uint4(0, 0, 0, 0);
+        rows[m][i] = exists && chunk < n && column < call_.k ? ptx::LoadChanging16(at + column)
+                                                             : make_uint4(0, 0, 0, 0);
       }
     }
   }
@@ -234,7 +207,7 @@ class SkinnyBlock {
 #pragma unroll
     for (int i = 0; i < kWarpChunks; ++i) {
       if (warp_ + i * kWarps >= n_chunks) break;
-      const uint4 w = LoadShared(at + i * kWarps * kChunk * 2);
+      const uint4 w = ptx::LoadShared(at + i * kWarps * kChunk * 2);
       const uint4 low = rows[0][i];
       const uint4 high = kRowTiles == 2 ? rows[kRowTiles - 1][i] : make_uint4(0, 0, 0, 0);
       const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
@@ -255,7 +228,7 @@ class SkinnyBlock {
         float x[kPieces];
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) {
-          x[i] = base + i * 32 < call_.n_pieces ? LoadNumber(pieces + base + i * 32) : 0.0f;
+          x[i] = base + i * 32 < call_.n_pieces ? ptx::LoadChanging(pieces + base + i * 32) : 0.0f;
         }
 #pragma unroll
         for (int i = 0; i < kPieces; ++i) square += x[i];
@@ -362,7 +335,7 @@ Instance Choose(Epilogue epilogue) {
   }
 }
 
-int Blocks(int n, int n_sms) { return std::min(n_sms, (n + kTile - 1) / kTile); }
+int Blocks(int n, int n_sms) { return std::min(n_sms, (n + kSkinnyColumns - 1) / kSkinnyColumns); }
 
 }  // namespace
 

@@ -15,6 +15,13 @@ namespace t6::cuda {
 
 inline constexpr int kMaxSkinnyRows = 16;
 
+// Chunks of k that each of a product's warps has of a stage (product.cuh): all warps have as many.
+constexpr int ProductChunks(int n_warps) { return n_warps > 10 ? 2 : 3; }
+constexpr int LargestProductItem(int n_warps) { return 16 * (n_warps * ProductChunks(n_warps) | 1) * 64; }
+
+// Output columns of a block, unless all blocks have more.
+inline constexpr int kSkinnyColumns = 8;
+
 struct SkinnyCall {
   const void* weight = nullptr;  // bf16 [n padded to 64, k_stride], zero behind n and k
   int n = 0;                     // output columns

@@ -1,5 +1,7 @@
 #include "engine/backend/cuda/step_graphs.h"
 
+#include <utility>
+
 #include "engine/backend/cuda/cuda_status.h"
 
 namespace t6::cuda {
@@ -36,11 +38,14 @@ Status StepGraphs::Instantiate() {
   return absl::OkStatus();
 }
 
-Status StepGraphs::End() {
-  const Mode mode = mode_;
-  mode_ = Mode::kIdle;
-  if (mode == Mode::kEager || mode == Mode::kIdle) return absl::OkStatus();
-  if (mode == Mode::kCapture) T6_RETURN_IF_ERROR(Instantiate());
+Status StepGraphs::EndCapture() {
+  if (mode_ != Mode::kCapture) return absl::OkStatus();
+  mode_ = Mode::kReplay;
+  return Instantiate();
+}
+
+Status StepGraphs::Replay() {
+  if (std::exchange(mode_, Mode::kIdle) != Mode::kReplay) return absl::OkStatus();
   if (current_->hash != hash_) return Internal("a step's operations differ from those of its captured graph");
   T6_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(current_->graph, stream_));
   return absl::OkStatus();

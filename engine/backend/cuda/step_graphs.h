@@ -32,7 +32,16 @@ class StepGraphs {
     (Mix(static_cast<uint64_t>(identity)), ...);
     return mode_ == Mode::kReplay ? absl::OkStatus() : launch();
   }
-  Status End();
+  // `after_capture`: once, between the capture and the graph's first run.
+  template <typename AfterCapture>
+  Status End(AfterCapture after_capture) {
+    const bool captures = this->captures();
+    T6_RETURN_IF_ERROR(EndCapture());
+    if (captures) T6_RETURN_IF_ERROR(after_capture());
+    return Replay();
+  }
+  // Between Begin and End: whether operations are being captured.
+  bool captures() const { return mode_ == Mode::kCapture; }
   // Gives up a capture, so that the stream can be used again.
   void Abandon();
 
@@ -46,6 +55,8 @@ class StepGraphs {
 
   void Mix(uint64_t x) { hash_ = (hash_ ^ x) * 0x9e3779b97f4a7c15u + (hash_ >> 29); }
   Status Instantiate();
+  Status EndCapture();
+  Status Replay();
 
   cudaStream_t stream_;
   Mode mode_ = Mode::kIdle;

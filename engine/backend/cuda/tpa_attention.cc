@@ -11,6 +11,7 @@
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/decode_attention.h"
 #include "engine/backend/cuda/decode_shape.h"
+#include "engine/backend/cuda/step_program.h"
 #include "engine/backend/cuda/store_factors.h"
 #include "engine/base/check.h"
 
@@ -104,6 +105,7 @@ class TpaAttentionImpl final : public TpaAttention {
   Status Store(const StoreFactorsParams& params) override;
   Status Run(const TpaAttentionParams& params) override;
 
+  const DecodeAttentionConfig* decode_config() const override { return config_ ? &*config_ : nullptr; }
   const AttentionStep& step() const override { return step_; }
   int64_t graph_key() const override {
     if (has_multi_row_) return 0;
@@ -133,6 +135,12 @@ class TpaAttentionImpl final : public TpaAttention {
   bool StoresInDecode(const PageLayout& layout) const {
     return options_.stores_in_decode && config_ && layout.dtype() == DType::kBF16 && has_one_row_ &&
            !has_multi_row_;
+  }
+  bool Collects() const { return options_.program != nullptr && options_.program->collects(); }
+  // What has been collected comes before what is launched now.
+  Status LaunchCollected() {
+    if (Collects()) T6_RETURN_IF_CUDA_ERROR(options_.program->Launch());
+    return absl::OkStatus();
   }
   Status RunDecode(const TpaAttentionParams& params);
   Status RunPath(const TpaAttentionParams& params, int min_rows);
@@ -279,6 +287,7 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   call.positions = step_.positions, call.slots = step_.slots, call.n_rows = step_.row_capacity;
   // The first launch after the plan is an ordinary one, so that the plan is complete for all behind it.
   call.overlaps_prior = std::exchange(launched_since_plan_, true) && !device_.portable;
+  T6_RETURN_IF_ERROR(LaunchCollected());
   T6_RETURN_IF_CUDA_ERROR(LaunchStoreFactors(call, options_.stream));
   return absl::OkStatus();
 }
@@ -305,12 +314,18 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
   call.max_sequences = step_.sequence_capacity;
   call.stores = StoresInDecode(*params.pages.layout);
   call.overlaps_prior = std::exchange(launched_since_plan_, true) && !device_.portable;
+  if (Collects() && call.stores) {
+    options_.program->AddAttention(call);
+    return absl::OkStatus();
+  }
+  T6_RETURN_IF_ERROR(LaunchCollected());
   T6_RETURN_IF_CUDA_ERROR(LaunchDecodeAttention(call, options_.stream));
   return absl::OkStatus();
 }
 
 Status TpaAttentionImpl::RunPath(const TpaAttentionParams& params, int min_rows) {
   const DType pages = params.pages.layout->dtype();
+  T6_RETURN_IF_ERROR(LaunchCollected());
   if (min_rows > 1 && multi_row_plans_ && options_.multi_row->Supports(*params.spec, pages).ok()) {
     return options_.multi_row->Run(params, step_, min_rows, options_.stream);
   }

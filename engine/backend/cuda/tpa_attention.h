@@ -19,6 +19,9 @@
 
 namespace t6::cuda {
 
+struct DecodeAttentionConfig;
+class StepProgram;
+
 struct TpaAttentionOptions {
   cudaStream_t stream = nullptr;  // of every copy and launch
   // 0: the fastest division of a step. Else a sequence's bits depend on nothing but its own tokens: its
@@ -27,6 +30,8 @@ struct TpaAttentionOptions {
   // Where decode's kernels attend for all rows of a step, they also store, and Store does nothing: one kernel
   // less, but nobody may read the new tokens' factors between Store and Run.
   bool stores_in_decode = false;
+  // May be null: where it collects, what Run would launch for decode is added to it, if decode stores.
+  StepProgram* program = nullptr;
   // The decode kernels that other chips than Hopper get, for tests.
   bool force_portable = false;
   // Either may be null. Sequences of several rows over bfloat16 pages: the first that supports them,
@@ -50,6 +55,8 @@ class TpaAttention {
   virtual Status Store(const StoreFactorsParams& params) = 0;
   virtual Status Run(const TpaAttentionParams& params) = 0;
 
+  // After Reserve; null where no decode kernel covers the spec.
+  virtual const DecodeAttentionConfig* decode_config() const = 0;
   // The planned step's arrays, for other kernels of the step.
   virtual const AttentionStep& step() const = 0;
   // Steps with equal keys launch the same Store and Run; 0: do not capture (several rows of a sequence).

@@ -1,0 +1,53 @@
+// How a product of few rows is divided: columns among blocks and tiles, k into stages. Plain numbers, made by
+// the host, so that no block divides.
+#pragma once
+
+#include <algorithm>
+
+#include "engine/backend/cuda/skinny.h"
+
+#ifdef __CUDACC__
+#define T6_BOTH __host__ __device__
+#else
+#define T6_BOTH
+#endif
+
+namespace t6::cuda {
+
+struct ProductShape {
+  static constexpr int kTile = 16;   // weight rows of a stage: SwiGLU has gate's, then as many of up's
+  static constexpr int kChunk = 32;  // of k: 16 bytes of each of four lanes
+  int n_blocks = 0;                  // that have columns
+  int each = 0, more = 0;            // a block's columns; the first `more` blocks have one more
+  int columns = 0;                   // of a tile
+  int chunks = 0, n_stages = 0, stage_chunks = 0;
+
+  static ProductShape Make(const SkinnyCall& call, int n_sms, int n_warps) {
+    ProductShape shape;
+    shape.n_blocks = std::min(n_sms, (call.n + kSkinnyColumns - 1) / kSkinnyColumns);
+    shape.each = call.n / shape.n_blocks, shape.more = call.n % shape.n_blocks;
+    shape.columns = call.epilogue == Epilogue::kSwiGlu ? kTile / 2 : kTile;
+    shape.chunks = call.k_stride / kChunk;
+    const int most = n_warps * ProductChunks(n_warps);
+    shape.n_stages = (shape.chunks + most - 1) / most;
+    // Even, so that no line of 128 bytes is asked for twice.
+    shape.stage_chunks = (shape.chunks + 2 * shape.n_stages - 1) / (2 * shape.n_stages) * 2;
+    return shape;
+  }
+
+  T6_BOTH int Begin(int block) const {
+    if (block >= n_blocks) return 0;
+    return block * each + (block < more ? block : more);
+  }
+  T6_BOTH int End(int block) const {
+    return block < n_blocks ? Begin(block) + each + (block < more ? 1 : 0) : 0;
+  }
+  T6_BOTH int ChunksOf(int stage) const {
+    return stage + 1 < n_stages ? stage_chunks : chunks - stage * stage_chunks;
+  }
+  // An odd number of 64 bytes: eight lanes that read together meet all banks.
+  T6_BOTH int pitch() const { return (stage_chunks | 1) * kChunk * 2; }
+  T6_BOTH int bytes() const { return kTile * pitch(); }
+};
+
+}  // namespace t6::cuda
