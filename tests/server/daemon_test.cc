@@ -213,6 +213,12 @@ TEST_F(DaemonTest, AFailedEngineEndsTheDaemonWithItsReason) {
   ASSERT_TRUE(Ended());
   EXPECT_THAT(std::string(result_.message()), HasSubstr("the device is gone"));
   EXPECT_EQ(daemon_->state(), ServingState::kFailed);
+  // Until the process ends, nobody is sent here.
+  EXPECT_EQ(Get(daemon_->http_port(), "/readyz").status, 503);
+  grpc::health::v1::HealthCheckResponse health;
+  grpc::ClientContext context;
+  ASSERT_TRUE(grpc::health::v1::Health::NewStub(Channel())->Check(&context, {}, &health).ok());
+  EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
 }
 
 TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
