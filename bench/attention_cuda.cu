@@ -340,14 +340,14 @@ std::string Verdict(const Row& row, size_t bytes, const Timing& t, bool is_h200)
   return broken.empty() ? " yes" : broken;
 }
 
-// `bf16`: the time of the same row over bfloat16 pages, when this is one of fp8. Returns the time; 0 without a
-// kernel.
+// `bf16`: the time of the same row over bfloat16 pages, when this is one of fp8. Returns the time; 0 without
+// a kernel.
 double Measure(const Machine& machine, const Row& row, const std::string& name,
                const std::vector<int>& lengths, double bf16 = 0.0) {
   const int d = row.head_dim;
   const double scale = 1.0 / (std::sqrt(static_cast<double>(d)) * row.rank_q * row.rank);
-  const DecodeShape shape{row.heads, d, row.rank, row.rank_q, d, static_cast<float>(scale), false, 0.0f,
-                          bf16 > 0.0};
+  const DecodeShape shape{row.heads, d,    row.rank,  row.rank_q, d, static_cast<float>(scale),
+                          false,     0.0f, bf16 > 0.0};
   const auto config = DecodeAttentionConfig::Make(shape, machine.device);
   if (!config) {
     if (bf16 == 0.0) std::printf("%-22s no kernel\n", name.c_str());

@@ -84,7 +84,8 @@ struct PageHalf {
 
 // Pages of e4m3 numbers of deviation 100 and scales that make terms' numbers standard normal, within a factor
 // of 4.
-__global__ void Fp8PagesKernel(uint8_t* pages, size_t n_halves, int number_bytes, int half_bytes, uint32_t seed) {
+__global__ void Fp8PagesKernel(uint8_t* pages, size_t n_halves, int number_bytes, int half_bytes,
+                               uint32_t seed) {
   const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x, n = n_halves * half_bytes;
   for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) {
     const int at = static_cast<int>(i % half_bytes);

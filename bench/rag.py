@@ -199,7 +199,7 @@ def failures(name, figures, cache_dtype):
         yield f"template: {figures['reuse']:.1f} % of what could be reused, less than 90 %"
     if name == "squad" and abs(figures["f1"] - figures["reference_f1"]) > 1:
         yield f"squad: F1 {figures['f1']:.2f} differs by more than 1 from {figures['reference_f1']:.2f}"
-    if name == "squad" and figures["identical"] < 90:
+    if name == "squad" and figures["identical"] < 90 and cache_dtype != "fp8":
         yield f"squad: {figures['identical']:.1f} % of the answers are identical, less than 90 %"
 
 
@@ -209,7 +209,7 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="folder of t6d")
     parser.add_argument("--model", type=pathlib.Path, default=ROOT / "models/t6-docqa-14m")
     parser.add_argument("--dtype", default="bf16")
-    parser.add_argument("--cache-dtype", default="auto", help="fp8 promises F1 96 instead of 97")
+    parser.add_argument("--cache-dtype", default="auto", help="fp8 promises F1 96 instead of 97, and no answer word for word")
     parser.add_argument("--data", type=pathlib.Path, help="folder with data/ and goldens/ (default: ../shared if it is"
                         " there, else what ships in bench/, which has no squad)")
     parser.add_argument("--set", choices=["template", "squad"], action="append", help="default: both")

@@ -36,6 +36,27 @@ TEST(CudaDecodeConfig, FitsTheMultiprocessorOrRefuses) {
   EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({129, 64, 1, 6, 64, 1.0f, false, 0.0f}, kH200));
 }
 
+// Every head count of the ranks that there are fp8 kernels for, in halves that are those of the page's
+// layout.
+TEST(CudaDecodeConfig, Fp8FitsTheMultiprocessorAndThePage) {
+  constexpr cuda::DecodeDevice kH200{132, 228 << 10, false};
+  for (const int rank : {1, 2}) {
+    for (int h = 1; h <= 128; ++h) {
+      const cuda::DecodeShape shape{h, 64, rank, 6, 64, 1.0f, false, 0.0f, true};
+      const auto config = cuda::DecodeAttentionConfig::Make(shape, kH200);
+      ASSERT_TRUE(config) << "rank " << rank << " h " << h;
+      EXPECT_GE(config->n_stages, 4);
+      EXPECT_EQ(0, config->stage_bytes % 1024);
+      EXPECT_LE(config->shared_bytes, 227 << 10);
+      const PageLayout layout(CudaDecodeWorld::Spec({h, 64, rank, 6, {}}), DType::kFp8);
+      EXPECT_EQ(layout.page_bytes(), shape.page_bytes()) << "rank " << rank << " h " << h;
+      EXPECT_EQ(layout.part(PartName::kBV).offset, shape.page_bytes() / 2);
+    }
+  }
+  EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 64, 3, 6, 64, 1.0f, false, 0.0f, true}, kH200));
+  EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 128, 2, 6, 128, 1.0f, false, 0.0f, true}, kH200));
+}
+
 class CudaDecode : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {

@@ -301,6 +301,35 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
   }
 }
 
+// Pages that the rows kernel cannot read: every chunk is a tile, nothing is shared, and a step without room
+// for all is left to another path whole.
+TEST(CudaRowsPlan, PrefillOnlyPlansEveryChunkOrNothing) {
+  StepPlan step;
+  step.Clear();
+  for (const int rows : {1, 2, 70}) {
+    for (int i = 0; i < rows; ++i) step.token_ids.push_back(0), step.positions.push_back(200 - rows + i);
+    step.row_begin.push_back(step.n_rows()), step.context_len.push_back(200);
+    for (int page = 0; page < 4; ++page) step.page_ids.push_back(page);
+    step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
+  }
+  step.shared_prefixes.push_back({0, 3, 2});
+  cuda::RowsPlanOptions options{
+      .n_blocks = 132, .n_heads = 7, .group_heads = {3, 3, 4}, .max_partial_rows = 2000};
+  options.min_prefill_rows = 1, options.prefill_only = true;
+  options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
+  for (const bool has_room : {true, false}) {
+    options.max_scratch_tokens = has_room ? 512 : 511;
+    cuda::RowsPlan plan;
+    cuda::MakeRowsPlan(step, 2, options, &plan);
+    EXPECT_EQ(plan.fits, has_room);
+    EXPECT_FALSE(plan.has_tasks());
+    EXPECT_TRUE(plan.merges.empty());
+    EXPECT_EQ(plan.tiles.size(), has_room ? 2u : 0u);
+    EXPECT_EQ(plan.expands.size(), has_room ? 8u : 0u);
+    EXPECT_EQ(plan.takes, has_room ? std::vector<uint8_t>({0, 1, 1}) : std::vector<uint8_t>({0, 0, 0}));
+  }
+}
+
 TEST(CudaPrefill, RaggedStepsMatchTheReference) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   for (const Case& c : kCases) {

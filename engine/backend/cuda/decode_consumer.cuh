@@ -115,7 +115,8 @@ struct ConsumerWarp {
 #pragma unroll
       for (int i = 0; i < 8; ++i) most[i % 4 / 2] = fmaxf(most[i % 4 / 2], weight[group][i / 4][i % 4]);
     }
-    if (__any_sync(~0u, most[0] > max[0] + T::kRescaleAbove || most[1] > max[1] + T::kRescaleAbove)) Rescale(most);
+    if (__any_sync(~0u, most[0] > max[0] + T::kRescaleAbove || most[1] > max[1] + T::kRescaleAbove))
+      Rescale(most);
 #pragma unroll
     for (int group = 0; group < kGroups; ++group) {
 #pragma unroll

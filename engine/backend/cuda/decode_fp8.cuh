@@ -1,8 +1,8 @@
-// A consumer warp of the decode kernel over fp8 pages. Numbers become half precision in registers, exactly, two
-// in an instruction; queries and weights are half precision too. What ldmatrix gives of one-byte numbers is four
-// neighbours of a row, where fragments want two and two: so d is numbered otherwise in the query and in the
-// output, and tokens otherwise among the columns of the scores, and nothing is shuffled. No number pays for a
-// scale but A's own: scores take K's, and V's goes with A.
+// A consumer warp of the decode kernel over fp8 pages. Numbers become half precision in registers, exactly,
+// two in an instruction; queries and weights are half precision too. What ldmatrix gives of one-byte numbers
+// is four neighbours of a row, where fragments want two and two: so d is numbered otherwise in the query and
+// in the output, and tokens otherwise among the columns of the scores, and nothing is shuffled. No number
+// pays for a scale but A's own: scores take K's, and V's goes with A.
 #pragma once
 
 #include "engine/backend/cuda/decode_consumer.cuh"
@@ -12,11 +12,9 @@ namespace t6::cuda {
 // Where a stage's numbers lie: rows of one byte each, in lines of 128 bytes that the copy has swizzled.
 __device__ inline uint32_t SwizzledByte(int byte) { return byte ^ ((byte >> 3) & 0x70); }
 
-// Of every 16 numbers of d (the same as 8 pairs of columns), the place of number i in an operand: number 4 c + m is
-// column 2 c + m of the first eight for m < 2, else 2 c + m - 2 of the others.
-__device__ inline int Fp8Column(int i) {
-  return (i & ~15) | (i & 2) << 2 | (i & 12) >> 1 | (i & 1);
-}
+// Of every 16 numbers of d (the same as 8 pairs of columns), the place of number i in an operand: number 4 c
+// + m is column 2 c + m of the first eight for m < 2, else 2 c + m - 2 of the others.
+__device__ inline int Fp8Column(int i) { return (i & ~15) | (i & 2) << 2 | (i & 12) >> 1 | (i & 1); }
 
 template <class T>
 struct Fp8ConsumerWarp : ConsumerWarp<T> {
@@ -73,7 +71,8 @@ struct Fp8ConsumerWarp : ConsumerWarp<T> {
   }
   // The scales of the pairs of tokens that the products have.
   __device__ void LoadScales(uint32_t stage, int r, int group, float2 (&scales)[2]) const {
-    // 64 scales are two lines, and the swizzle depends on the line: undone where a group is half a line further.
+    // 64 scales are two lines, and the swizzle depends on the line: undone where a group is half a line
+    // further.
     const uint32_t offset = scale_offset[r];
     const uint32_t at = stage + (group == 0 ? offset : SwizzledByte(SwizzledByte(offset) + group * 64));
     scales[0] = ptx::LoadSharedFloats(at), scales[1] = ptx::LoadSharedFloats(at ^ 8);
@@ -190,8 +189,8 @@ struct Fp8ConsumerWarp : ConsumerWarp<T> {
       }
 #pragma unroll
       for (int r = 0; r < T::kRank; ++r) {
-        most = fmaxf(most, fmaxf(fmaxf(scales[r][0].x, scales[r][0].y),
-                                 fmaxf(scales[r][1].x, scales[r][1].y)));
+        most =
+            fmaxf(most, fmaxf(fmaxf(scales[r][0].x, scales[r][0].y), fmaxf(scales[r][1].x, scales[r][1].y)));
       }
       if (__any_sync(~0u, most > largest_scale)) RaiseScale(most);
       uint32_t p[2][2];

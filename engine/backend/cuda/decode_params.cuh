@@ -42,10 +42,10 @@ struct DecodeTraits {
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
   static constexpr int kTokenGroups = 64 / kWarpTokens;
   static constexpr int kMaxThreads = kMaxWarpsT * 32;
-  static constexpr int kSteps = kDim / 16;                // of a product over d, or pairs of its output tiles
-  static constexpr int kGroups = kWarpTokens / 16;        // of 16 tokens
+  static constexpr int kSteps = kDim / 16;          // of a product over d, or pairs of its output tiles
+  static constexpr int kGroups = kWarpTokens / 16;  // of 16 tokens
   static constexpr int kRankBytes = 64 * kDim * (kFp8 ? 1 : 2);  // one rank of B
-  static constexpr int kHeadOffset = kRank * kRankBytes;  // A behind B
+  static constexpr int kHeadOffset = kRank * kRankBytes;         // A behind B
   // Powers of two: what the greatest weight starts at, and how far above 1 it may get before a rescale. Half
   // precision ends at 16, and at the bottom long before bfloat16 does.
   static constexpr float kWeightBits = kFp8 ? 7.0f : 0.0f;

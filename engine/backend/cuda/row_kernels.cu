@@ -161,7 +161,8 @@ __global__ void __launch_bounds__(kThreads) CopyPages(const __grid_constant__ Co
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int byte = word * 4 + i, row = byte / part.row_bytes;
-        const int token = part.token_minor ? byte % part.row_bytes / part.element_bytes : row % part.rows_per_rank;
+        const int token =
+            part.token_minor ? byte % part.row_bytes / part.element_bytes : row % part.rows_per_rank;
         if (token >= copy.valid_tokens) value &= ~(0xffu << 8 * i);
       }
       reinterpret_cast<uint32_t*>(to + part.offset)[word] = value;
