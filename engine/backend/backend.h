@@ -74,7 +74,7 @@ class Backend {
   virtual const DeviceInfo& info() const = 0;
   // What attention and SwiGLU hand to the product that follows, where products are in `compute` type.
   virtual DType activation_dtype(DType compute) const = 0;
-  // Elements between rows of an activation of `width` numbers, where SwiGLU writes it.
+  // Elements between rows of an activation of `width` numbers: what SwiGLU writes, and attention's qkv.
   virtual int activation_stride(int width) const = 0;
 
   // --- load time

@@ -77,6 +77,7 @@ struct StoreFactorsParams {
   const float* cos = nullptr;  // [max_positions, rotary_dim / 2]
   const float* sin = nullptr;  // [max_positions, rotary_dim / 2]
   LayerPages pages;
+  int qkv_stride = 0;  // elements between qkv's rows; 0: as wide as a row
 };
 
 // out = softmax(Q K^T) V per head, causal by the plan's positions; Q is formed from its factors, B_Q rotated
@@ -90,6 +91,7 @@ struct TpaAttentionParams {
   const float* head_norm_weight = nullptr;  // [d] when spec.head_norm
   void* out = nullptr;                      // [n_rows, h * d] of out_dtype
   DType out_dtype = DType::kF32;
+  int qkv_stride = 0;
 };
 
 struct CopyPagesParams {

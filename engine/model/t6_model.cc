@@ -24,6 +24,11 @@ int HiddenWidth(const ModelSpec& spec, const Backend& backend) {
                   backend.activation_stride(spec.mlp_width));
 }
 
+// Of a row of attention's factors, as projected.
+int QkvStride(const ModelSpec& spec, const Backend& backend) {
+  return backend.activation_stride(spec.attention.qkv_elements());
+}
+
 }  // namespace
 
 T6Model::~T6Model() = default;
@@ -40,7 +45,7 @@ size_t T6Model::WeightBytes(const ModelSpec& spec, DType compute, int max_contex
 
 size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, DType compute,
                                const Backend& backend) {
-  const size_t row_floats = static_cast<size_t>(spec.width) + spec.attention.qkv_elements();
+  const size_t row_floats = static_cast<size_t>(spec.width) + QkvStride(spec, backend);
   const size_t row_bytes =
       row_floats * sizeof(float) + HiddenWidth(spec, backend) * SizeOf(backend.activation_dtype(compute));
   return row_bytes * limits.max_rows +
@@ -126,7 +131,7 @@ Status T6Model::AllocateActivations(const StepLimits& limits, DType compute) {
   };
   activation_dtype_ = backend_->activation_dtype(compute);
   T6_ASSIGN_OR_RETURN(x_, allocate(limits.max_rows, spec_.width, DType::kF32));
-  T6_ASSIGN_OR_RETURN(qkv_, allocate(limits.max_rows, spec_.attention.qkv_elements(), DType::kF32));
+  T6_ASSIGN_OR_RETURN(qkv_, allocate(limits.max_rows, QkvStride(spec_, *backend_), DType::kF32));
   T6_ASSIGN_OR_RETURN(hidden_, allocate(limits.max_rows, HiddenWidth(spec_, *backend_), activation_dtype_));
   T6_ASSIGN_OR_RETURN(logits_, allocate(limits.max_outputs, spec_.vocab_size, DType::kF32));
   return {};
@@ -151,6 +156,7 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
   const float* cos = cos_->as<float>();
   const float* sin = sin_->as<float>();
   const AttentionSpec* attention = &spec_.attention;
+  const int qkv_stride = QkvStride(spec_, *backend_);
   const int mlp_stride = backend_->activation_stride(spec_.mlp_width);
 
   T6_RETURN_IF_ERROR(backend_->Project({.in = x,
@@ -158,9 +164,10 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                                         .norm = norm,
                                         .weight = layer.qkv.get(),
                                         .epilogue = Epilogue::kStore,
-                                        .out = qkv}));
-  T6_RETURN_IF_ERROR(
-      backend_->StoreFactors({.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages}));
+                                        .out = qkv,
+                                        .out_stride = qkv_stride}));
+  T6_RETURN_IF_ERROR(backend_->StoreFactors(
+      {.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages, .qkv_stride = qkv_stride}));
   T6_RETURN_IF_ERROR(
       backend_->TpaAttention({.spec = attention,
                               .qkv = qkv,
@@ -169,7 +176,8 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
                               .pages = pages,
                               .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
                               .out = hidden,
-                              .out_dtype = activation_dtype_}));
+                              .out_dtype = activation_dtype_,
+                              .qkv_stride = qkv_stride}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = hidden,
                                         .in_dtype = activation_dtype_,
                                         .n_rows = rows,

@@ -62,7 +62,7 @@ class T6Model {
   std::unique_ptr<PackedMatrix> head_;       // [vocab, D]
   std::unique_ptr<DeviceBuffer> cos_, sin_;  // [max_context, rotary_dim / 2]
   std::unique_ptr<DeviceBuffer> x_;          // [rows, D] residual stream
-  std::unique_ptr<DeviceBuffer> qkv_;        // [rows, qkv_elements]
+  std::unique_ptr<DeviceBuffer> qkv_;        // [rows, qkv_elements], padded
   std::unique_ptr<DeviceBuffer> hidden_;     // [rows, max(h * d, mlp_width)] of activation_dtype_
   std::unique_ptr<DeviceBuffer> logits_;     // [outputs, vocab]
 };

@@ -130,10 +130,12 @@ class CpuBackend final : public Backend {
     return absl::OkStatus();
   }
   Status StoreFactors(const StoreFactorsParams& params) override {
+    T6_CHECK(params.qkv_stride == 0 || params.qkv_stride == params.spec->qkv_elements());
     attention_->Store(params);
     return absl::OkStatus();
   }
   Status TpaAttention(const TpaAttentionParams& params) override {
+    T6_CHECK(params.qkv_stride == 0 || params.qkv_stride == params.spec->qkv_elements());
     attention_->Run(params);
     return absl::OkStatus();
   }

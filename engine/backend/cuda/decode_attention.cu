@@ -61,7 +61,7 @@ DecodeParams MakeDecodeParams(const DecodeCall& call) {
           .head_tiles = config.head_tiles,
           .rank_q = shape.rank_q,
           .rotary_dim = shape.rotary_dim,
-          .qkv_elements = shape.qkv_elements(),
+          .qkv_stride = call.qkv_stride > 0 ? call.qkv_stride : shape.qkv_elements(),
           .half_rows = shape.half_rows(),
           .stage_bytes = config.stage_bytes,
           .n_stages = config.n_stages,

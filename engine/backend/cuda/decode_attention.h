@@ -92,6 +92,7 @@ struct DecodeCall {
   DecodePlan plan;
   const int32_t* page_ids = nullptr;
   const float* qkv = nullptr;  // [n_rows][qkv_elements]
+  int qkv_stride = 0;          // elements between its rows; 0: as wide as a row
   const float* cos = nullptr;  // [max_positions][rotary_dim / 2]
   const float* sin = nullptr;
   const float* head_norm_weight = nullptr;  // [d] when head_norm

@@ -18,7 +18,7 @@ struct DecodeParams {
   DecodePartials partials;
   AttentionOutput out;
   int n_heads, head_tiles;
-  int rank_q, rotary_dim, qkv_elements;
+  int rank_q, rotary_dim, qkv_stride;
   int half_rows, stage_bytes, n_stages, first_in_flight, max_in_flight;
   float query_scale;  // log2(e) and every factor of the logits
   bool head_norm;     // then the combine writes all outputs

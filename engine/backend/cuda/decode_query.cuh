@@ -34,7 +34,7 @@ class QueryFormer {
       c[i] = pair < half ? cos[pair] : 1.0f, s[i] = pair < half ? sin[pair] : 0.0f;
     }
     ptx::WaitForPriorKernels();
-    const float* q = p_.qkv + static_cast<int64_t>(segment.row) * p_.qkv_elements;
+    const float* q = p_.qkv + static_cast<int64_t>(segment.row) * p_.qkv_stride;
     StageFactors(q, p_.stores && segment.holds_newest);
     for (int head = warp_ * kHeads; head < p_.head_tiles * kTileHeads; head += n_warps_ * kHeads) {
 #pragma unroll

@@ -72,6 +72,7 @@ size_t Gemm::WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
 Status Gemm::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
   staging_ = DeviceMemory();
   compute_ = sizes.compute, width_ = sizes.width, vocab_ = sizes.vocab;
+  qkv_ = spec.qkv_elements();
   T6_RETURN_IF_ERROR(matmul_->Reserve());
   prepared_bytes_ = PreparedBytes(limits, spec, sizes);
   T6_RETURN_IF_ERROR(prepared_.Allocate(prepared_bytes_));
@@ -121,13 +122,14 @@ Status Gemm::Tune(const StepLimits& limits) {
 
 Status Gemm::TuneShape(const std::vector<const PackedWeights*>& alike, int n_rows, bool adds, void* out) {
   const PackedWeights& w = *alike[0];
+  const int n = w.swiglu() || w.n() == qkv_ ? w.padded_n() : w.n();
   MatmulCall call;
   call.shape = {.m = n_rows,
-                .n = w.swiglu() ? w.padded_n() : w.n(),
+                .n = n,
                 .k = w.stride(),
                 .in_stride = w.stride(),
                 .weight_stride = w.stride(),
-                .out_stride = w.swiglu() ? w.padded_n() : w.n(),
+                .out_stride = n,
                 .in_dtype = w.dtype(),
                 .out_dtype = w.swiglu() ? w.dtype() : DType::kF32,
                 .adds = adds};
@@ -198,15 +200,15 @@ Status Gemm::ProjectSkinny(const ProjectParams& p, const PackedWeights& w, int n
 Status Gemm::ProjectMany(const ProjectParams& p, const PackedWeights& w, int n_rows) {
   T6_ASSIGN_OR_RETURN(const Rows rows, Prepare(p, w, n_rows));
   const bool swiglu = p.epilogue == Epilogue::kSwiGlu;
+  // Rows with room for the padding get its zeros: the library's fast kernels want multiples of 8.
+  const int n = swiglu || p.out_stride == w.padded_n() ? w.padded_n() : w.n();
   MatmulCall call;
   call.shape = {.m = n_rows,
-                .n = swiglu ? w.padded_n() : w.n(),
+                .n = n,
                 .k = rows.k,
                 .in_stride = rows.stride,
                 .weight_stride = w.stride(),
-                .out_stride = swiglu             ? w.padded_n()
-                              : p.out_stride > 0 ? p.out_stride
-                                                 : w.n(),
+                .out_stride = !swiglu && p.out_stride > 0 ? p.out_stride : n,
                 .in_dtype = w.dtype(),
                 .out_dtype = swiglu ? w.dtype() : p.out_dtype,
                 .adds = p.epilogue == Epilogue::kAdd};

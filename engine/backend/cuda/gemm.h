@@ -97,7 +97,7 @@ class Gemm {
   DeviceMemory stat_rows_, stat_squares_;
   RowStats stats_;
   const float* stats_of_ = nullptr;  // the residual stream whose stats these are
-  int width_ = 0, vocab_ = 0;
+  int width_ = 0, vocab_ = 0, qkv_ = 0;
   std::vector<const PackedWeights*> packed_;
 };
 

@@ -272,7 +272,8 @@ Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionS
   const DecodeShape shape = ShapeOf(*params.spec, params.pages.layout->dtype());
   auto* base = workspace_.as<uint8_t>();
   QueryCall query;
-  query.shape = shape, query.qkv = params.qkv, query.positions = step.positions;
+  query.shape = shape, query.qkv = params.qkv, query.qkv_stride = params.qkv_stride,
+  query.positions = step.positions;
   query.cos = params.cos, query.sin = params.sin, query.queries = base + at_.queries;
   query.n_rows = step.plan->n_rows(), query.query_rows = static_cast<int>(query_rows_);
   query.counters = reinterpret_cast<int32_t*>(base + at_.counters);

@@ -24,6 +24,7 @@ inline constexpr int kMaxQueryRank = 32;
 struct QueryCall {
   DecodeShape shape;
   const void* qkv = nullptr;  // [n_rows][qkv_elements]
+  int qkv_stride = 0;         // elements between its rows; 0: as wide as a row
   bool qkv_is_bf16 = false;
   const int32_t* positions = nullptr;  // [n_rows]
   const float* cos = nullptr;          // [max_positions][rotary_dim / 2]

@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(kThreads) Embed(const __grid_constant__ EmbedC
   }
 }
 
-// kRowThreads threads a row: many for few rows, a warp for many. kVector numbers at a time.
+// kRowThreads threads a row: many for few rows, a warp for many. kVector numbers at a time; a row of up to
+// 2048 by fours is read once.
 template <int kRowThreads, int kVector>
 __global__ void __launch_bounds__(kThreads) NormRows(const __grid_constant__ NormRowsCall call) {
   ptx::LetDependentsLaunch();
@@ -79,16 +80,22 @@ __global__ void __launch_bounds__(kThreads) NormRows(const __grid_constant__ Nor
   const int thread = threadIdx.x % kRowThreads;
   if (row >= call.n_rows) return;  // whole warps; with one row a block, none
   const int64_t from = (call.row_index != nullptr ? call.row_index[row] : row) * call.in_stride;
+  constexpr int kHeld = 512 / kRowThreads;
+  float4 held[kHeld];
   float scale = 1.0f;
   if (call.norm.enabled) {
     float square = 0.0f;
     if constexpr (kVector == 4) {
       const auto* in = reinterpret_cast<const float4*>(static_cast<const float*>(call.in) + from);
-#pragma unroll 8
-      for (int i = thread; i < call.k / 4; i += kRowThreads) {
-        const float4 x = in[i];
-        square += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      const auto squares = [](const float4& x) { return x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w; };
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        const int i = thread + k * kRowThreads;
+        held[k] = i < call.k / 4 ? in[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       }
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) square += squares(held[k]);
+      for (int i = thread + kHeld * kRowThreads; i < call.k / 4; i += kRowThreads) square += squares(in[i]);
     } else {
       for (int i = thread; i < call.k; i += kRowThreads) {
         const float x = Load(call.in, call.in_dtype, from + i);
@@ -101,10 +108,19 @@ __global__ void __launch_bounds__(kThreads) NormRows(const __grid_constant__ Nor
   if constexpr (kVector == 4) {  // float32 in, bfloat16 out, no weight
     const auto* in = reinterpret_cast<const float4*>(static_cast<const float*>(call.in) + from);
     auto* out = reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(call.out) + to);
-#pragma unroll 8
-    for (int i = thread; i < call.out_stride / 4; i += kRowThreads) {
-      const float4 x = i < call.k / 4 ? in[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-      out[i] = make_uint2(ptx::PackBf16(x.x * scale, x.y * scale), ptx::PackBf16(x.z * scale, x.w * scale));
+    const auto rounded = [scale](const float4& x) {
+      return make_uint2(ptx::PackBf16(x.x * scale, x.y * scale), ptx::PackBf16(x.z * scale, x.w * scale));
+    };
+    int first = thread;
+    if (call.norm.enabled) {
+#pragma unroll
+      for (int k = 0; k < kHeld; ++k) {
+        if (first < call.out_stride / 4) out[first] = rounded(held[k]);
+        first += kRowThreads;
+      }
+    }
+    for (int i = first; i < call.out_stride / 4; i += kRowThreads) {
+      out[i] = rounded(i < call.k / 4 ? in[i] : make_float4(0.0f, 0.0f, 0.0f, 0.0f));
     }
   } else {
     const float* weight = call.norm.enabled ? call.norm.weight : nullptr;
@@ -199,7 +215,7 @@ cudaError_t LaunchEmbed(const EmbedCall& call, cudaStream_t stream) {
 
 cudaError_t LaunchNormRows(const NormRowsCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  constexpr int kManyRows = 1024;
+  constexpr int kManyRows = 4096;
   const bool many = call.n_rows >= kManyRows;
   const bool vectors = call.in_dtype == DType::kF32 && call.out_dtype == DType::kBF16 &&
                        call.norm.weight == nullptr && call.k % 4 == 0 && call.in_stride % 4 == 0 &&

@@ -37,7 +37,8 @@ class SimpleAttention final : public AttentionPath {
     call.row_capacity = step.row_capacity, call.min_rows = min_rows;
     call.n_heads = spec.n_heads, call.head_dim = spec.head_dim;
     call.rank_q = spec.full_query ? 0 : spec.q.rank, call.rank_k = spec.k.rank, call.rank_v = spec.v.rank;
-    call.rotary_dim = spec.rotary_dim, call.qkv_elements = spec.qkv_elements();
+    call.rotary_dim = spec.rotary_dim,
+    call.qkv_stride = p.qkv_stride > 0 ? p.qkv_stride : spec.qkv_elements();
     call.logit_scale = spec.logit_scale();
     call.pages = p.pages.base;
     call.type = layout.dtype() == DType::kF32    ? SimpleAttentionCall::Pages::kF32

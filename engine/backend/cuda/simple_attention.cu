@@ -52,7 +52,7 @@ __device__ float BlockReduce(float x, bool sum, float* scratch) {
 
 // The scaled and rotated query of one row and head.
 __device__ void FormQuery(const SimpleAttentionCall& c, int row, int head, float* unrotated, float* query) {
-  const float* q = c.qkv + static_cast<int64_t>(row) * c.qkv_elements;
+  const float* q = c.qkv + static_cast<int64_t>(row) * c.qkv_stride;
   const int d = c.head_dim, half = c.rotary_dim / 2;
   for (int i = threadIdx.x; i < d; i += kThreads) {
     float x = 0.0f;

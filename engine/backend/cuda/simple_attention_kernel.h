@@ -22,7 +22,7 @@ struct SimpleAttentionCall {
   int row_capacity = 0;
   int min_rows = 1;
   // The spec.
-  int n_heads = 0, head_dim = 0, rank_q = 0, rank_k = 0, rank_v = 0, rotary_dim = 0, qkv_elements = 0;
+  int n_heads = 0, head_dim = 0, rank_q = 0, rank_k = 0, rank_v = 0, rotary_dim = 0, qkv_stride = 0;
   float logit_scale = 0.0f;
   // The layer.
   const uint8_t* pages = nullptr;

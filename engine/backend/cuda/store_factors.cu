@@ -14,6 +14,7 @@ namespace {
 constexpr int kStoreThreads = 256, kStoreWarps = kStoreThreads / 32;
 // From so many rows on a block takes 32 neighbours: a page's A rows have neighbouring tokens side by side.
 constexpr int kManyRows = 256;
+constexpr int kManyBlocks = 1024;  // of its grid, at about 5 numbers of A a lane
 
 __device__ void Put(float x, __nv_bfloat16* to) { *to = __float2bfloat16(x); }
 __device__ void Put(float x, float* to) { *to = x; }
@@ -35,8 +36,9 @@ struct RowStore {
 
   __device__ RowStore(const StoreCall& c, int row, int slot)
       : call(c),
-        qkv(c.qkv +
-            static_cast<int64_t>(row) * (c.q_elements + (c.rank_k + c.rank_v) * (c.n_heads + c.head_dim))),
+        qkv(c.qkv + static_cast<int64_t>(row) *
+                        (c.qkv_stride > 0 ? c.qkv_stride
+                                          : c.q_elements + (c.rank_k + c.rank_v) * (c.n_heads + c.head_dim))),
         page(static_cast<uint8_t*>(c.pages) + slot / 64 * c.page_bytes),
         column(slot % 64),
         position(c.positions[row]) {}
@@ -99,8 +101,8 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFp8Factors(const __grid_co
   }
 }
 
-// kRows 1: a block a row. kRows 32: a block 32 rows; A with a lane a row, so that neighbouring tokens are
-// written together, B with a warp a row.
+// kRows 1: a block a row. kRows 32: the blocks of a column of the grid 32 rows; A with a lane a row, so that
+// neighbouring tokens are written together, B with a warp a row.
 template <typename T, int kRows>
 __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_constant__ StoreCall call) {
   ptx::LetDependentsLaunch();
@@ -108,7 +110,8 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
   const int h = call.n_heads, d = call.head_dim;
   const Factors all(call);
   const Factor(&factors)[2] = all.of;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = blockIdx.x * kRows;
+  const int lane = threadIdx.x % 32, first = blockIdx.x * kRows;
+  const int warp = blockIdx.y * kStoreWarps + threadIdx.x / 32, n_warps = gridDim.y * kStoreWarps;
 
   if constexpr (kRows == 1) {
     const int slot = call.slots[first];
@@ -127,11 +130,11 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
 #pragma unroll
     for (const Factor& f : factors) {
       // Neighbouring elements of a row lie in one line of the first-level cache.
-      const int n = f.rank * h, share = (n + kStoreWarps - 1) / kStoreWarps;
+      const int n = f.rank * h, share = (n + n_warps - 1) / n_warps;
       for (int k = warp * share; k < min(n, (warp + 1) * share); ++k) row.PutA(f, k);
     }
   }
-  for (int i = warp; i < kRows && first + i < call.n_rows; i += kStoreWarps) {
+  for (int i = warp; i < kRows && first + i < call.n_rows; i += n_warps) {
     const int slot = call.slots[first + i];
     if (slot < 0) continue;
     const RowStore<T> row(call, first + i, slot);
@@ -158,7 +161,8 @@ cudaError_t LaunchStoreFactors(const StoreCall& call, cudaStream_t stream) {
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(many ? (call.n_rows + 31) / 32 : call.n_rows);
+  const int columns = many ? (call.n_rows + 31) / 32 : call.n_rows;
+  launch.gridDim = dim3(columns, many ? std::clamp(kManyBlocks / columns, 1, 8) : 1);
   launch.blockDim = dim3(kStoreThreads);
   launch.stream = stream;
   launch.attrs = &overlap;

@@ -18,6 +18,7 @@ struct StoreCall {
   int64_t sk = 0, sv = 0;  // of fp8 pages
   void* pages = nullptr;
   const float* qkv = nullptr;          // [n_rows][q_elements + (rank_k + rank_v)(h + d)]
+  int qkv_stride = 0;                  // elements between its rows; 0: as wide as a row
   const int32_t* positions = nullptr;  // [n_rows]
   const int32_t* slots = nullptr;      // [n_rows] page id * 64 + offset, no two alike; -1: no row
   const float* cos = nullptr;          // [max_positions][rotary_dim / 2]

@@ -279,6 +279,7 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   call.type = layout.dtype() == DType::kF32    ? StoreCall::Pages::kF32
               : layout.dtype() == DType::kBF16 ? StoreCall::Pages::kBf16
                                                : StoreCall::Pages::kFp8;
+  call.qkv_stride = params.qkv_stride;
   call.page_bytes = static_cast<int64_t>(layout.page_bytes());
   call.bk = offset(PartName::kBK), call.ak = offset(PartName::kAK);
   call.bv = offset(PartName::kBV), call.av = offset(PartName::kAV);
@@ -308,7 +309,8 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
     T6_ASSIGN_OR_RETURN(call.maps, MapsOf(params.pages));
   }
   call.plan = plan_, call.page_ids = step_.page_ids;
-  call.qkv = params.qkv, call.cos = params.cos, call.sin = params.sin;
+  call.qkv = params.qkv, call.qkv_stride = params.qkv_stride;
+  call.cos = params.cos, call.sin = params.sin;
   call.head_norm_weight = params.head_norm_weight;
   call.partials = partials_, call.out = {params.out, params.out_dtype == DType::kBF16};
   call.max_sequences = step_.sequence_capacity;
