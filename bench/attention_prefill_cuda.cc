@@ -1,6 +1,7 @@
 // Attention of several query rows on the GPU, one layer: chunks, few rows on long contexts, rows on shared
-// pages. usage: bench_attention_prefill_cuda [PART_OF_A_NAME] Prints, for each case, the time, the rate
-// counted in visible pairs of tokens alone, and the error of a few rows against float64.
+// pages, and whether the cost shares rightly. usage: bench_attention_prefill_cuda [PART_OF_A_NAME|sharing]
+// Prints, for each case, the time, the rate counted in visible pairs of tokens alone, and the error of a few
+// rows against float64.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/prefill_attention.h"
+#include "engine/backend/cuda/tpa_attention.h"
 
 namespace t6::bench {
 namespace {
@@ -203,6 +205,69 @@ class Bench {
   int n_pages_ = 0, n_total_ = 0;
 };
 
+// Decode rows on one prefix: read for each of them, once for all, and as the cost decides.
+class SharingBench {
+ public:
+  SharingBench(int h, Buffers& buffers) : spec_(SpecOf(h)), layout_(spec_, DType::kBF16), buffers_(buffers) {
+    for (const bool always : {true, false}) {
+      cuda::TpaAttentionOptions options;
+      options.stream = buffers.stream;
+      auto path = cuda::MakeMultiRowAttention({.always_shares = always});
+      Must(path.status());
+      options.multi_row = *std::move(path);
+      auto made = cuda::TpaAttention::Make(std::move(options));
+      Must(made.status());
+      (always ? always_ : chosen_) = *std::move(made);
+      Must((always ? always_ : chosen_)
+               ->Reserve({.max_rows = 64, .max_sequences = 64, .max_outputs = 64, .max_context = 1 << 16},
+                         spec_));
+    }
+  }
+  void Run(int n, int prefix) {
+    const float alone = Time(*always_, n, prefix, false), together = Time(*always_, n, prefix, true);
+    const float chosen = Time(*chosen_, n, prefix, true);
+    std::printf("h%d %2d on %5d: each %7.1f us, together %7.1f us, chosen %7.1f us%s\n", spec_.n_heads, n,
+                prefix, alone, together, chosen,
+                chosen <= 1.02f * std::min(alone, together) + 1.0f ? "" : "  NOT THE FASTER ONE");
+  }
+
+ private:
+  // Microseconds of a layer.
+  float Time(cuda::TpaAttention& attention, int n, int prefix, bool is_shared) {
+    constexpr int kOwn = 64;
+    const int own_pages = kOwn / kPageTokens, shared_pages = prefix / kPageTokens;
+    const int n_pages = shared_pages + n * own_pages;
+    StepPlan plan;
+    plan.Clear();
+    for (int s = 0; s < n; ++s) {
+      plan.token_ids.push_back(0), plan.positions.push_back(prefix + kOwn - 1);
+      for (int i = 0; i < shared_pages; ++i) plan.page_ids.push_back(i * 7919 % shared_pages);
+      for (int i = 0; i < own_pages; ++i) plan.page_ids.push_back(shared_pages + s * own_pages + i);
+      plan.slots.push_back(plan.page_ids.back() * kPageTokens + kPageTokens - 1);
+      plan.row_begin.push_back(s + 1), plan.context_len.push_back(prefix + kOwn);
+      plan.page_begin.push_back(static_cast<int32_t>(plan.page_ids.size()));
+    }
+    if (is_shared) plan.shared_prefixes.push_back({0, n, shared_pages});
+    Must(attention.Plan(plan, spec_));
+    Must(cudaStreamSynchronize(buffers_.stream));
+    const size_t bytes = n_pages * layout_.page_bytes();
+    const int n_pools = static_cast<int>(std::clamp<size_t>(kPoolBytes / bytes, 1, 24));
+    return 1e3f * Median(buffers_.stream, 24, [&](int i) {
+             TpaAttentionParams params;
+             params.spec = &spec_, params.qkv = buffers_.qkv.as<float>();
+             params.cos = buffers_.cos.as<float>(), params.sin = buffers_.sin.as<float>();
+             params.pages = {buffers_.pool.as<uint8_t>() + i % n_pools * bytes, &layout_, n_pages};
+             params.out = buffers_.out.as<float>();
+             Must(attention.Run(params));
+           });
+  }
+
+  const AttentionSpec spec_;
+  const PageLayout layout_;
+  Buffers& buffers_;
+  std::unique_ptr<cuda::TpaAttention> always_, chosen_;
+};
+
 // The three kernels of a chunk of 8k tokens one by one.
 void Phases(Buffers& buffers) {
   constexpr int kH = 78, kN = 8192;
@@ -296,6 +361,13 @@ int Main(int argc, char** argv) {
   if (*part == '\0') Phases(buffers);
   for (const Case& c : kCases) {
     if (std::strstr(c.name, part) != nullptr) Bench(c, buffers).Run();
+  }
+  for (const int h : {47, 78}) {
+    if (*part != '\0' && std::strcmp(part, "sharing") != 0) break;
+    SharingBench bench(h, buffers);
+    for (const int n : {2, 4, 8, 16, 64}) {
+      for (const int prefix : {1024, 4096, 32768}) bench.Run(n, prefix);
+    }
   }
   return 0;
 }

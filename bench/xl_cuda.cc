@@ -1,8 +1,9 @@
 // T6-XL's steps on a GPU (48 layers, 78 heads of 64, width 1600, vocabulary 50304): decode and prefill
 // through the backend that the engine uses, random weights and factors. Beside a decode step stands its
 // floor, the bytes of weights and factors at the read bandwidth measured in the same run; beside a prefill,
-// its arithmetic. Decode runs as the engine runs it: a step is launched before the tokens of the last are
-// read. `profile` lists what the operations of a step take, one step at a time.
+// its arithmetic; beside a question on a cached context, what it may cost. Decode runs as the engine runs it:
+// a step is launched before the tokens of the last are read. `profile` lists what the operations of a step
+// take, one step at a time.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -21,6 +22,8 @@
 
 namespace t6::bench {
 namespace {
+
+constexpr int kMostSequences = 64, kMostRows = 8192;
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -117,8 +120,10 @@ class XlBench {
  public:
   XlBench(Backend* backend, int max_context)
       : backend_(backend), spec_(XlSpec()), weights_(spec_), layout_(spec_.attention, DType::kBF16) {
-    const StepLimits limits{
-        .max_rows = 8192 + 64, .max_sequences = 64, .max_outputs = 256, .max_context = max_context};
+    const StepLimits limits{.max_rows = kMostRows + 64,
+                            .max_sequences = kMostSequences,
+                            .max_outputs = 256,
+                            .max_context = max_context};
     const double start = Seconds();
     model_ = Must(T6Model::Load(backend, spec_, weights_, DType::kBF16, limits, nullptr));
     fmt::print("loaded in {:.1f} s; {:.3f} G parameters\n", Seconds() - start,
@@ -168,30 +173,14 @@ class XlBench {
   }
   void ProfilePrefill(int n) {
     for (int i = 0; i < 2; ++i) {
-      StepPlan& plan = plans_[0];
-      plan.Clear();
-      AddSequence(&plan, 0, n / kPageTokens + 1, 0, n);
-      for (int t = 0; t < n; ++t) plan.token_ids.push_back((t * 7919) % 50000);
-      Must(runner_->Launch(plan));
+      Must(runner_->Launch(ChunkPlan(0, n)));
       Must(runner_->Wait().status());
     }
     PrintOperations(fmt::format("prefill, {} tokens", n));
   }
 
   void Prefill(int n) {
-    const int pages_each = n / kPageTokens + 1;
-    std::vector<double> times;
-    for (int i = 0; i < 9; ++i) {
-      StepPlan& plan = plans_[0];
-      plan.Clear();
-      AddSequence(&plan, 0, pages_each, 0, n);
-      for (int t = 0; t < n; ++t) plan.token_ids.push_back((t * 7919) % 50000);
-      const double start = Seconds();
-      Must(runner_->Launch(plan));
-      Must(runner_->Wait().status());
-      times.push_back(Seconds() - start);
-    }
-    const double time = Median(times);
+    const double time = ChunkSeconds(0, n);
     const AttentionSpec& a = spec_.attention;
     const double products =
         2.0 * static_cast<double>(weights_.n_parameters() - int64_t{spec_.vocab_size} * spec_.width) * n;
@@ -199,6 +188,24 @@ class XlBench {
     fmt::print(
         "prefill {:>6} tokens:   {:8.2f} ms; products {:.1f} and attention {:.1f} TFLOP, {:.0f} TFLOP/s\n", n,
         time * 1e3, products / 1e12, attention / 1e12, (products + attention) / time / 1e12);
+  }
+
+  // A question of n tokens on a cached context, against the question alone and what attention to the context
+  // may cost at the rate that a long prompt's attention reaches.
+  void Context(int n, int context) {
+    constexpr int kChunk = 8192;
+    const AttentionSpec& a = spec_.attention;
+    const double pair_flops = 4.0 * a.n_heads * a.head_dim * spec_.n_layers;
+    const double rate = pair_flops * kChunk * (kChunk + 1) / 2 / AttentionSeconds(0, kChunk);
+    const double attends = AttentionSeconds(context, context + n);
+    const double alone = ChunkSeconds(0, n), cached = ChunkSeconds(context, context + n);
+    const double flops = pair_flops * n * context, limit = 1.3 * (alone + flops / rate);
+    fmt::print(
+        "context {} tokens, question {}: {:.2f} ms; 1.3 x ({:.2f} ms alone + {:.2f} TFLOP at {:.0f} TFLOP/s) "
+        "= "
+        "{:.2f} ms: {}; attention {:.0f} us a layer\n",
+        context, n, cached * 1e3, alone * 1e3, flops / 1e12, rate / 1e12, limit * 1e3,
+        cached <= limit ? "holds" : "does not hold", attends / spec_.n_layers * 1e6);
   }
 
  private:
@@ -232,6 +239,54 @@ class XlBench {
       fmt::print("  {:<24} {:>4} x {:9.2f} us  {:5.1f} %\n", name, kind.count,
                  kind.seconds / kind.count * 1e6, 100 * kind.seconds / total);
     }
+  }
+
+  const StepPlan& ChunkPlan(int first, int end) {
+    StepPlan& plan = plans_[0];
+    plan.Clear();
+    T6_CHECK(end <= cache_->n_pages() * kPageTokens);
+    AddSequence(&plan, 0, end / kPageTokens + 1, first, end);
+    for (int t = first; t < end; ++t) plan.token_ids.push_back((t * 7919) % 50000);
+    return plan;
+  }
+  // A step of rows [first, end) of one sequence, from the plan to its token.
+  double ChunkSeconds(int first, int end) {
+    std::vector<double> times;
+    for (int i = 0; i < 9; ++i) {
+      const double start = Seconds();
+      Must(runner_->Launch(ChunkPlan(first, end)));
+      Must(runner_->Wait().status());
+      times.push_back(Seconds() - start);
+    }
+    return Median(times);
+  }
+  // The attention of such a step alone, all layers.
+  double AttentionSeconds(int first, int end) {
+    const AttentionSpec& a = spec_.attention;
+    const size_t rows = end - first, angles = static_cast<size_t>(end) * (a.rotary_dim / 2);
+    float *qkv, *cos, *sin, *out;
+    Must(cudaMalloc(reinterpret_cast<void**>(&qkv), rows * a.qkv_elements() * 4));
+    Must(cudaMalloc(reinterpret_cast<void**>(&cos), angles * 4));
+    Must(cudaMalloc(reinterpret_cast<void**>(&sin), angles * 4));
+    Must(cudaMalloc(reinterpret_cast<void**>(&out), rows * a.n_heads * a.head_dim * 4));
+    FillNormal(qkv, rows * a.qkv_elements(), 5, nullptr);
+    FillAngles(cos, sin, angles, 6, nullptr);
+    std::vector<double> times;
+    for (int i = 0; i < 5; ++i) {
+      Must(backend_->BeginStep(ChunkPlan(first, end), a));
+      Must(cudaDeviceSynchronize());
+      const double start = Seconds();
+      for (int layer = 0; layer < spec_.n_layers; ++layer) {
+        TpaAttentionParams params;
+        params.spec = &a, params.qkv = qkv, params.cos = cos, params.sin = sin;
+        params.pages = cache_->layer(layer), params.out = out, params.out_dtype = DType::kBF16;
+        Must(backend_->TpaAttention(params));
+      }
+      Must(cudaDeviceSynchronize());
+      times.push_back(Seconds() - start);
+    }
+    for (float* p : {qkv, cos, sin, out}) Must(cudaFree(p));
+    return Median(times);
   }
 
   // One cache for all: a captured step belongs to its memory.
@@ -283,7 +338,7 @@ int Main(const std::string& only) {
   Backend* backend = made->backend.get();
   const double ceiling = ReadCeiling();
   fmt::print("{}; read ceiling {:.0f} GB/s\n", backend->info().description, ceiling / 1e9);
-  XlBench bench(backend, 32768);
+  XlBench bench(backend, 1 << 17);
   if (only == "profile") {
     for (const int batch : {1, 16, 64}) bench.ProfileDecode(batch, 1024);
     bench.ProfileDecode(64, 4096);
@@ -298,8 +353,9 @@ int Main(const std::string& only) {
     bench.Decode(64, 4096, ceiling);
   }
   if (only.empty() || only == "prefill") {
-    for (const int n : {128, 512, 1024, 2048, 8192}) bench.Prefill(n);
+    for (const int rows : {128, 512, 1024, 2048, 8192}) bench.Prefill(rows);
   }
+  if (only.empty() || only == "context") bench.Context(50, 100000);
   return 0;
 }
 
@@ -308,9 +364,10 @@ int Main(const std::string& only) {
 
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
-  const bool known = only.empty() || only == "decode" || only == "prefill" || only == "profile";
+  bool known = only.empty();
+  for (const char* name : {"decode", "prefill", "context", "profile"}) known |= only == name;
   if (argc > 2 || !known) {
-    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|profile]\n");
+    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|context|profile]\n");
     return 2;
   }
   return t6::bench::Main(only);

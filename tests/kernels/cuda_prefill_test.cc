@@ -7,6 +7,7 @@
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/rows_plan.h"
+#include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/tpa_attention.h"
 #include "tests/support/attention_world.h"
 
@@ -71,6 +72,7 @@ struct Case {
   int rotary_dim = -1;
   int min_prefill_rows = 0;
   size_t scratch_bytes = size_t{160} << 20;
+  int fixed_split_pages = 0;
 };
 
 // Runs a step on the device and holds sampled rows against the reference.
@@ -93,7 +95,15 @@ class Harness {
     }
   }
 
-  void Run(const StepPlan& plan, bool checks = true) {
+  // The output's bytes, where nothing fails before.
+  std::vector<uint8_t> Run(const StepPlan& plan, bool checks = true) {
+    std::vector<uint8_t> bytes;
+    RunInto(plan, checks, &bytes);
+    return bytes;
+  }
+
+ private:
+  void RunInto(const StepPlan& plan, bool checks, std::vector<uint8_t>* bytes) {
     const AttentionSpec& spec = world_.spec();
     if (attention_ == nullptr) Make();
     const Uploaded<float> qkv(world_.qkv());
@@ -109,10 +119,10 @@ class Harness {
     const Status status = attention_->Run(params);
     ASSERT_TRUE(status.ok()) << status;
     ASSERT_EQ(cudaSuccess, cudaDeviceSynchronize());
-    if (checks) Check(plan, out.Read());
+    *bytes = out.Read();
+    if (checks) Check(plan, *bytes);
   }
 
- private:
   void Make() {
     cuda::MultiRowOptions options;
     options.always_shares = true;
@@ -121,6 +131,8 @@ class Harness {
     ASSERT_TRUE(path.ok()) << path.status();
     cuda::TpaAttentionOptions attention;
     attention.multi_row = *std::move(path);
+    attention.general = cuda::MakeSimpleAttention();
+    attention.fixed_split_pages = case_.fixed_split_pages;
     auto made = cuda::TpaAttention::Make(std::move(attention));
     ASSERT_TRUE(made.ok()) << made.status();
     attention_ = *std::move(made);
@@ -346,6 +358,75 @@ TEST(CudaPrefill, LongContextIsSplitAndMerged) {
     harness.Prefill(0, 1900 - rows);
     harness.Run(harness.world().MakePlan({{0, rows}}));
   }
+}
+
+// Adds `level` of a token's position, in powers of two and a little rounding alike for all rows, to every
+// score, by number 40 of d, which is not rotated.
+template <typename Level>
+void AddLevels(const AttentionSpec& spec, AttentionWorld::Sequence& sequence, const Level& level) {
+  const int h = spec.n_heads, d = spec.head_dim, rank_q = spec.q.rank, rank = spec.k.rank;
+  const auto add = [&](float* a, float* b, int r_end, float value) {
+    for (int head = 0; head < h; ++head) {
+      for (int r = 0; r < r_end; ++r) a[head * r_end + r] = r == 0 ? 1.0f : 0.25f * a[head * r_end + r];
+    }
+    for (int r = 0; r < r_end; ++r) b[r * d + 40] = r == 0 ? value : 0.0f;
+  };
+  for (size_t position = 0; position < sequence.qkv.size(); ++position) {
+    float* q = sequence.qkv[position].data();
+    float* k = q + spec.q_elements();
+    // Scores are Q K / sqrt(d), times log2(e); Q is a sum over R_Q, K over R_K.
+    add(q, q + h * rank_q, rank_q, 8.0f / 1.4427f * static_cast<float>(rank_q));
+    add(k, k + h * rank, rank, static_cast<float>(rank) * level(static_cast<int>(position)));
+  }
+}
+
+// Where scores are far from 0, or rise far above the first ones, weights need another base than 0.
+TEST(CudaPrefill, LargeAndRisingScoresKeepTheirWeights) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const int rank : {2, 3}) {
+    for (const int rows : {9, 24, 50, 300}) {
+      Harness harness({.name = "levels",
+                       .h = 6,
+                       .d = 64,
+                       .rank = rank,
+                       .rank_q = 6,
+                       .rotary_dim = 20,
+                       .min_prefill_rows = 256},
+                      5);
+      AttentionWorld& world = harness.world();
+      world.AddSequence(1000);
+      AddLevels(world.spec(), world.sequences[0], [](int position) {
+        // Under the first rows' base, far above it, beyond what a float holds, and above that by little.
+        return position < 200 ? -96.0f : position < 420 ? -8.0f : position < 800 ? 192.0f : 208.0f;
+      });
+      harness.Prefill(0, 1000 - rows);
+      harness.Run(world.MakePlan({{0, rows}}));
+    }
+  }
+}
+
+// Bits may depend on nothing but a row's own tokens then.
+TEST(CudaPrefill, WithFixedSplitsAChunkIsTheSameHoweverItIsCut) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  const Case c{.name = "fixed splits",
+               .h = 6,
+               .d = 64,
+               .rank = 2,
+               .rank_q = 6,
+               .min_prefill_rows = 64,
+               .fixed_split_pages = 4};
+  std::vector<uint8_t> whole, cut;
+  for (const bool cuts : {false, true}) {
+    Harness harness(c, 5);
+    AttentionWorld& world = harness.world();
+    world.AddSequence(500);
+    harness.Prefill(0, 300);
+    for (const int rows : cuts ? std::vector<int>{100, 17, 66, 17} : std::vector<int>{200}) {
+      const std::vector<uint8_t> out = harness.Run(world.MakePlan({{0, rows}}));
+      (cuts ? cut : whole).insert((cuts ? cut : whole).end(), out.begin(), out.end());
+    }
+  }
+  EXPECT_EQ(whole, cut);
 }
 
 TEST(CudaPrefill, RowsOnSharedPagesAttendTogether) {

@@ -30,8 +30,10 @@ class CudaAttention final : public AttentionUnderTest {
     options.stream = stream_, options.force_portable = portable_;
     options.fixed_split_pages = fixed_splits_ ? 4 : 0;
     options.general = cuda::MakeSimpleAttention();
-    if (limits.page_dtype == DType::kFp8 && !portable_ && !fixed_splits_) {
-      T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention({}));
+    if (!portable_) {
+      cuda::MultiRowOptions rows;
+      rows.min_prefill_rows = 64, rows.always_shares = true;
+      T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention(rows));
     }
     T6_ASSIGN_OR_RETURN(attention_, cuda::TpaAttention::Make(std::move(options)));
     return attention_->Reserve(limits, spec);

@@ -18,11 +18,11 @@ namespace t6::cuda {
 namespace {
 
 constexpr size_t kSectionBytes = size_t{28} << 20;  // of expanded keys and values that L2 is meant to hold
-// What decides whether rows share a prefix, measured (docs/prefill_kernels.md): the rows kernel's time for a
-// page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond; launches and a
-// combine.
-constexpr float kHeadPageNs[kNumRowsWidths] = {1.9f, 2.4f, 3.2f};
-constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 4000.0f, kSharingNs = 20000.0f;
+// What decides whether rows share a prefix, measured (docs/prefill_kernels.md): the rows kernels' time for a
+// page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond of pages that
+// others read too; launches and a combine.
+constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 3.8f};
+constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f, kSharingNs = 20000.0f;
 
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -138,7 +138,6 @@ class MultiRowAttention final : public AttentionPath {
   int64_t query_rows_ = 0, scratch_bytes_ = 0;
   Workspace at_{};
   std::array<const RowsInstance*, kNumRowsWidths> instances_{};
-  std::array<RowsMaps, kNumRowsWidths> query_maps_{};
   PrefillMaps prefill_maps_{};
   std::unordered_map<const void*, PageMaps> maps_;  // by a layer's first page
 };
@@ -180,6 +179,8 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   at_ = capacity.Layout(spec);
   query_rows_ = capacity.query_rows, scratch_bytes_ = capacity.scratch_bytes;
   T6_RETURN_IF_ERROR(workspace_.Allocate(at_.total));
+  // Tiles read queries behind their last row: finite ones, or they would be looked at twice.
+  T6_RETURN_IF_CUDA_ERROR(cudaMemset(workspace_.as<uint8_t>() + at_.queries, 0, at_.partial_out));
   T6_RETURN_IF_ERROR(arrays_.Allocate(capacity.plan_bytes));
   for (Staging& s : staging_) {
     T6_RETURN_IF_ERROR(s.memory.Allocate(capacity.plan_bytes));
@@ -215,8 +216,6 @@ Status MultiRowAttention::MakeMaps(const AttentionSpec& spec) {
   for (int i = 0; i < kNumRowsWidths; ++i) {
     instances_[i] = FindRowsInstance(shape.rank, shape.head_dim, kRowsWidths[i]);
     plan_options_.group_heads[i] = instances_[i]->block_heads;
-    T6_RETURN_IF_CUDA_ERROR(
-        MakeRowsQueryMap(*instances_[i], shape, base + at_.queries, query_rows_, &query_maps_[i]));
   }
   if (plan_options_.min_prefill_rows == 0) return absl::OkStatus();
   T6_RETURN_IF_CUDA_ERROR(MakeTensorMap(base + at_.queries, query_rows_ * spec.n_heads, spec.head_dim,
@@ -318,7 +317,8 @@ Status MultiRowAttention::RunRows(const TpaAttentionParams& params, const Decode
   T6_ASSIGN_OR_RETURN(const PageMaps* maps, MapsOf(params.pages, shape));
   auto* base = workspace_.as<uint8_t>();
   RowsParams rows{};
-  rows.page_ids = step.page_ids, rows.n_heads = shape.n_heads, rows.half_rows = shape.half_rows();
+  rows.page_ids = step.page_ids, rows.queries = base + at_.queries;
+  rows.n_heads = shape.n_heads, rows.half_rows = shape.half_rows();
   rows.query_rows = static_cast<int>(query_rows_);
   rows.partials = {reinterpret_cast<float*>(base + at_.partial_out),
                    reinterpret_cast<float2*>(base + at_.partial_max_sum)};
@@ -343,7 +343,6 @@ StatusOr<const MultiRowAttention::PageMaps*> MultiRowAttention::MapsOf(const Lay
   PageMaps& maps = maps_[pages.base];
   if (maps.n_pages != pages.n_pages) {
     for (int i = 0; i < kNumRowsWidths; ++i) {
-      maps.rows[i] = query_maps_[i];
       T6_RETURN_IF_CUDA_ERROR(
           MakeRowsPageMaps(*instances_[i], shape, pages.base, pages.n_pages, &maps.rows[i]));
     }

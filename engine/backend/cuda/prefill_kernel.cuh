@@ -6,6 +6,7 @@
 
 #include "engine/backend/cuda/decode_params.cuh"
 #include "engine/backend/cuda/prefill_attention.h"
+#include "engine/backend/cuda/prefill_softmax.cuh"
 #include "engine/backend/cuda/prefill_wgmma.cuh"
 
 namespace t6::cuda {
@@ -130,13 +131,12 @@ class PrefillConsumer {
     for (int block = task.n_blocks - 1; block >= n_mine; --block) Skip();
 #pragma unroll
     for (int i = 0; i < 32; ++i) out_[i] = 0.0f;
-    max_[0] = max_[1] = kNoMax;
-    sum_[0] = sum_[1] = 0.0f;
     if (n_mine == 0) {
       Arrive(shared_.QueryEmpty(slot));
       return;
     }
-    const uint64_t query = wgmma::Tile(shared_.Query(slot) + group_ * 64 * 128);
+    query_ = shared_.Query(slot) + group_ * 64 * 128;
+    const uint64_t query = wgmma::Tile(query_);
     ptx::BarrierWait(shared_.KeysFull(at_.stage), at_.parity);
     TakeTurn();
     wgmma::Fence();
@@ -146,10 +146,12 @@ class PrefillConsumer {
     wgmma::Wait<0>();
     wgmma::Settle(score_);
     Arrive(shared_.KeysEmpty(at_.stage));
-    MaskFrom((n_mine - 1) * T::kTokens, first);
-    float factor[2];
-    Weigh(factor);
-    Pack();
+    Mask((n_mine - 1) * T::kTokens, first);
+    float factor[2], more[2];
+    rows_.MoveBase(score_, true, factor);
+    rows_.Weigh(score_, more);
+    rows_.sum[0] = more[0], rows_.sum[1] = more[1];
+    PackWeights(score_, weight_);
     for (int block = n_mine - 2; block >= 0; --block) {
       const RingPosition before = at_;
       at_.Advance(T::kStages);
@@ -165,22 +167,13 @@ class PrefillConsumer {
       PassTurn();
       wgmma::Wait<1>();
       wgmma::Settle(score_);
+      const bool rescales = Weigh(block * T::kTokens, first, factor);
       Arrive(shared_.KeysEmpty(at_.stage));
-      if ((block + 1) * T::kTokens > first) MaskFrom(block * T::kTokens, first);
-      const bool rescales = Weigh(factor);
-      // The next keys are waited for here, because the assembler would move the exponentials behind the
-      // products' wait, where they overlap with nothing, but not over a loop.
-      wgmma::Settle(score_);
-      if (block > 0) {
-        RingPosition next = at_;
-        next.Advance(T::kStages);
-        ptx::BarrierWait(shared_.KeysFull(next.stage), next.parity);
-      }
       wgmma::Wait<0>();
       SettleValues();
       Arrive(shared_.ValuesEmpty(before.stage));
-      if (rescales) Rescale(factor);
-      Pack();
+      if (rescales) Rescale(out_, factor);
+      PackWeights(score_, weight_);
     }
     Arrive(shared_.QueryEmpty(slot));
     ptx::BarrierWait(shared_.ValuesFull(at_.stage), at_.parity);
@@ -226,81 +219,39 @@ class PrefillConsumer {
   }
 
   // Scores of the block of tokens from `token` on that a row must not see become -inf.
-  __device__ void MaskFrom(int token, int first) {
-    const int row = first + warp_ * 16 + (lane_ >> 2) - token - (lane_ & 3) * 2;  // the last column it sees
-#pragma unroll
-    for (int i = 0; i < T::kTokens / 8; ++i) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        if (8 * i + e > row) score_[4 * i + e] = -INFINITY;
-        if (8 * i + e > row + 8) score_[4 * i + 2 + e] = -INFINITY;
-      }
-    }
+  __device__ void Mask(int token, int first) {
+    const int last = first + warp_ * 16 + (lane_ >> 2) - token - (lane_ & 3) * 2;
+    MaskScores(score_, last, last + 8);
   }
 
-  // Scores become weights 2^(score - maximum). The maxima move only when one has to: then true, and the
-  // factors of what was added before.
-  __device__ bool Weigh(float (&factor)[2]) {
-    float most[2] = {fmaxf(score_[0], score_[1]), fmaxf(score_[2], score_[3])};
-#pragma unroll
-    for (int i = 1; i < T::kTokens / 8; ++i) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        most[k] = fmaxf(most[k], fmaxf(score_[4 * i + 2 * k], score_[4 * i + 2 * k + 1]));
-      }
-    }
-    const bool moves =
-        __any_sync(~0u, most[0] > max_[0] + kRescaleAbove || most[1] > max_[1] + kRescaleAbove);
+  // Scores become weights; true: and the base moved, with factors for what was added before. That the sums
+  // decide here also keeps the exponentials in front of the wait for the products that they run beside.
+  __device__ bool Weigh(int token, int first, float (&factor)[2]) {
+    const bool masks = token + T::kTokens > first;
+    if (masks) Mask(token, first);
+    float more[2];
+    rows_.Weigh(score_, more);
+    const bool moves = __any_sync(~0u, SoftmaxRows::IsTooMuch(more));
     if (moves) {
+      uint32_t query[4][4];
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        most[k] = fmaxf(most[k], __shfl_xor_sync(~0u, most[k], 1));
-        most[k] = fmaxf(most[k], __shfl_xor_sync(~0u, most[k], 2));
-        const float risen = fmaxf(max_[k], most[k]);
-        factor[k] = ptx::Exp2(max_[k] - risen);
-        max_[k] = risen, sum_[k] *= factor[k];
+      for (int step = 0; step < 4; ++step) {
+        ptx::LoadMatrices(query[step],
+                          query_ + TokenRows<64>::Offset(warp_ * 16 + (lane_ & 15), 2 * step + (lane_ >> 4)));
       }
+      MultiplyAgain(score_, query, shared_.Keys(at_.stage), lane_);
+      if (masks) Mask(token, first);
+      rows_.MoveBase(score_, false, factor);
+      rows_.Weigh(score_, more);
     }
-    float more[2][2] = {};
-#pragma unroll
-    for (int i = 0; i < T::kTokens / 8; ++i) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const float x = score_[4 * i + e] - max_[e / 2];
-        score_[4 * i + e] = ptx::Exp2(x);
-        more[e / 2][e % 2] += score_[4 * i + e];
-      }
-    }
-    sum_[0] += more[0][0] + more[0][1], sum_[1] += more[1][0] + more[1][1];
+    rows_.sum[0] += more[0], rows_.sum[1] += more[1];
     return moves;
-  }
-
-  __device__ void Rescale(const float (&factor)[2]) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      out_[4 * i] *= factor[0], out_[4 * i + 1] *= factor[0];
-      out_[4 * i + 2] *= factor[1], out_[4 * i + 3] *= factor[1];
-    }
-  }
-
-  // An accumulator's columns are the left operand's, two of its groups of 8 a step.
-  __device__ void Pack() {
-#pragma unroll
-    for (int step = 0; step < T::kTokens / 16; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        weight_[step][i] = ptx::PackBf16(score_[8 * step + 2 * i], score_[8 * step + 2 * i + 1]);
-      }
-    }
   }
 
   __device__ void Finish(const PrefillTask& task) {
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      float sum = sum_[k];
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      float scale = 1.0f / (sum * p_.rank);
+      float scale = 1.0f / (rows_.Total(k) * p_.rank);
       if (p_.head_norm_weight != nullptr) {
         float square = 0.0f;
 #pragma unroll
@@ -341,7 +292,8 @@ class PrefillConsumer {
   float score_[T::kTokens / 2];
   uint32_t weight_[T::kTokens / 16][4];
   float out_[32];
-  float max_[2], sum_[2];
+  SoftmaxRows rows_;
+  uint32_t query_;  // of the task, in shared memory
 };
 
 #endif

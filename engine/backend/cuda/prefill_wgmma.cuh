@@ -51,39 +51,8 @@ __device__ inline void GiveRegisters() {
 // Makes a thread's ordinary writes to shared memory visible to products and copies behind the next barrier.
 __device__ inline void FenceShared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// Four 8 x 8 matrices into shared memory, each transposed: a lane's register holds two neighbours of a row of
-// the matrix, that is of a column of what is written; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ inline void StoreMatricesTransposed(uint32_t address, uint32_t m0, uint32_t m1, uint32_t m2,
-                                               uint32_t m3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
-               : "memory");
-}
-
 // c += a b, or c = a b where it does not accumulate. MmaRegisters: a [64 x 16] in the layout of an
-// accumulator's columns 16 wide, packed by twos. The rest is one function for each N, since every register is
-// named.
-template <int kTransposedB>
-__device__ inline void MmaRegisters(float (&c)[8], const uint32_t (&a)[4], uint64_t b, int accumulates) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7}, "
-      "{%8, %9, %10, %11}, %12, p, 1, 1, %14;\n}"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulates), "n"(kTransposedB));
-}
-template <int kTransposedB>
-__device__ inline void MmaRegisters(float (&c)[16], const uint32_t (&a)[4], uint64_t b, int accumulates) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-      "{%16, %17, %18, %19}, %20, p, 1, 1, %22;\n}"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulates), "n"(kTransposedB));
-}
+// accumulator's columns 16 wide, packed by twos. N is what c holds; every register is named.
 template <int kTransposedB>
 __device__ inline void MmaRegisters(float (&c)[32], const uint32_t (&a)[4], uint64_t b, int accumulates) {
   asm volatile(
@@ -98,24 +67,6 @@ __device__ inline void MmaRegisters(float (&c)[32], const uint32_t (&a)[4], uint
         "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]),
         "+f"(c[30]), "+f"(c[31])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulates), "n"(kTransposedB));
-}
-template <int kTransposedA, int kTransposedB>
-__device__ inline void MmaShared(float (&c)[48], uint64_t a, uint64_t b, int accumulates) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32.bf16.bf16 "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, "
-      "%48, %49, p, 1, 1, %51, %52;\n}"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
-        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
-        "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]),
-        "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]),
-        "+f"(c[30]), "+f"(c[31]), "+f"(c[32]), "+f"(c[33]), "+f"(c[34]), "+f"(c[35]), "+f"(c[36]),
-        "+f"(c[37]), "+f"(c[38]), "+f"(c[39]), "+f"(c[40]), "+f"(c[41]), "+f"(c[42]), "+f"(c[43]),
-        "+f"(c[44]), "+f"(c[45]), "+f"(c[46]), "+f"(c[47])
-      : "l"(a), "l"(b), "r"(accumulates), "n"(kTransposedA), "n"(kTransposedB));
 }
 template <int kTransposedA, int kTransposedB>
 __device__ inline void MmaShared(float (&c)[64], uint64_t a, uint64_t b, int accumulates) {

@@ -173,22 +173,6 @@ __device__ inline void NamedBarrier(int id, int n_threads) {
 __device__ inline void NamedBarrierArrive(int id, int n_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
-// NamedBarrier, and whether any thread says yes.
-__device__ inline bool NamedBarrierAny(int id, int n_threads, bool yes) {
-  uint32_t any;
-  asm volatile(
-      "{\n"
-      ".reg .pred own, all;\n"
-      "setp.ne.u32 own, %3, 0;\n"
-      "barrier.cta.red.or.pred all, %1, %2, own;\n"
-      "selp.u32 %0, 1, 0, all;\n"
-      "}"
-      : "=r"(any)
-      : "r"(id), "r"(n_threads), "r"(static_cast<uint32_t>(yes))
-      : "memory");
-  return any != 0;
-}
-
 // --- loads that stay where they stand
 // Written by other blocks or kernels while this kernel runs.
 __device__ inline uint4 LoadChanging16(const void* p) {
@@ -220,6 +204,22 @@ __device__ inline uint32_t LoadShared16(uint32_t address) {
 // What the compiler cannot form again, and so keeps.
 __device__ inline void Opaque(uint32_t& x) { asm volatile("" : "+r"(x)); }
 
+__device__ inline uint32_t LoadShared32(uint32_t address) {
+  uint32_t x;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+  return x;
+}
+__device__ inline void LoadShared16Bytes(uint32_t address, uint32_t (&x)[4]) {
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
+__device__ inline void StoreShared16Bytes(uint32_t address, const uint32_t (&x)[4]) {
+  asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x[0]), "r"(x[1]), "r"(x[2]),
+               "r"(x[3])
+               : "memory");
+}
 // --- tensor cores
 // Four 8 x 8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t (&m)[4], uint32_t address) {

@@ -38,12 +38,6 @@ cudaError_t MakeRowsPageMaps(const RowsInstance& instance, const DecodeShape& sh
   return error != cudaSuccess ? error : MakeTensorMap(pages, rows, 64, instance.block_heads, &maps->heads);
 }
 
-cudaError_t MakeRowsQueryMap(const RowsInstance& instance, const DecodeShape& shape, const void* queries,
-                             int64_t query_rows, RowsMaps* maps) {
-  return MakeTensorMap(queries, query_rows * shape.n_heads, std::max(shape.head_dim, 64), instance.width,
-                       &maps->query);
-}
-
 cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, const RowsMaps& maps,
                        int n_blocks, cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

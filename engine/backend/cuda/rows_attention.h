@@ -19,6 +19,7 @@ struct RowsParams {
   const RowsTask* tasks;       // of this width
   const int32_t* block_begin;  // [n_blocks + 1]
   const int32_t* page_ids;
+  const void* queries;  // [h][query_rows][64] bfloat16
   int n_heads;
   int half_rows;   // rows of 128 bytes of half a page
   int query_rows;  // rows of one head in the queries
@@ -28,7 +29,6 @@ struct RowsParams {
 };
 
 struct RowsMaps {
-  CUtensorMap query;    // [h * query_rows][max(d, 64)], boxes of the width's rows x 64
   CUtensorMap factors;  // pages as rows of 128 bytes, boxes of B's rows
   CUtensorMap heads;    // the same, boxes of a task's heads
 };
@@ -50,8 +50,6 @@ const RowsInstance* FindRowsInstance(int rank, int head_dim, int width);
 
 cudaError_t MakeRowsPageMaps(const RowsInstance& instance, const DecodeShape& shape, const void* pages,
                              int64_t n_pages, RowsMaps* maps);
-cudaError_t MakeRowsQueryMap(const RowsInstance& instance, const DecodeShape& shape, const void* queries,
-                             int64_t query_rows, RowsMaps* maps);
 cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, const RowsMaps& maps,
                        int n_blocks, cudaStream_t stream);
 

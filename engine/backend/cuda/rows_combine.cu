@@ -5,7 +5,7 @@ namespace t6::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kLoads = 4;  // partials that a lane asks for before it uses the first
+constexpr int kLoads = 8;  // partials that a lane asks for before it uses the first
 constexpr float kNoMaximum = -1e30f;
 
 // One warp a (row, head): adds its partial results in order, divides by R_V and the weights' sum, head norm.

@@ -83,7 +83,7 @@ class Planner {
     const int first = prefix.first_sequence, end = first + prefix.n_sequences;
     RowsTask task{};
     task.page_offset = step_.page_begin[first], task.n_pages = prefix.n_pages;
-    task.n_tokens = prefix.n_pages * kPageTokens, task.first_position = kSeesAll;
+    task.n_tokens = prefix.n_pages * kPageTokens, task.first_position = task.first_new = kSeesAll;
     AddBlocks(task, step_.row_begin[first], step_.row_begin[end], 0, true);
     for (int s = first; s < end; ++s) {
       plan_.takes[s] = 1;
@@ -124,7 +124,7 @@ class Planner {
     task.first_token = first_page * kPageTokens, task.n_tokens = step_.context_len[s];
     task.page_offset = step_.page_begin[s] + first_page;
     task.n_pages = CeilDiv(step_.context_len[s], kPageTokens) - first_page;
-    task.first_position = first_position(s), task.position_step = 1;
+    task.first_position = task.first_new = first_position(s), task.position_step = 1;
     AddBlocks(task, step_.row_begin[s], step_.row_begin[s + 1], run, is_merged);
   }
 

@@ -24,7 +24,8 @@ struct alignas(16) RowsTask {
   int32_t first_position, position_step;  // row i sees positions up to first_position + i * position_step
   int32_t head;                           // first of the group
   int32_t partial_row;  // row i's partial result is row partial_row + i; -1: none, it writes the output
-  int32_t reserved[2];
+  int32_t first_new;    // position from which on the step itself writes the pages
+  int32_t reserved;
 };
 static_assert(sizeof(RowsTask) == 48);
 

@@ -1,4 +1,4 @@
-// The producer warp of the rows kernel: queries, and pages' halves into the ring of stages.
+// The producer warp of the rows kernel on factors: pages' halves into the ring of stages.
 #pragma once
 
 #include "engine/backend/cuda/rows_params.cuh"
@@ -16,12 +16,12 @@ class RowsProducer {
     const int begin = p_.block_begin[blockIdx.x], end = p_.block_begin[blockIdx.x + 1];
     for (int index = begin; index < end; ++index) {
       const RowsTask task = p_.tasks[index];
-      if (lane_ == 0) CopyQueries(task, (index - begin) & 1);
       for (int base = 0; base < task.n_pages; base += 32) {
         const int n = min(32, task.n_pages - base);
         const int32_t id = lane_ < n ? p_.page_ids[task.page_offset + base + lane_] : 0;
         for (int i = 0; i < n; ++i) {
           const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
+          if (task.first_token + (base + i + 1) * 64 > task.first_new) WaitForWrites();
           if (lane_ == 0) {
             CopyHalf(row, task.head);
             CopyHalf(row + p_.half_rows, task.head);
@@ -33,34 +33,24 @@ class RowsProducer {
   }
 
  private:
-  // Heads past the last take the last one's place: they are computed and thrown away.
-  __device__ void CopyQueries(const RowsTask& task, uint32_t parity) {
-    ptx::BarrierWaitPatiently(shared_.QueryEmpty(), parity ^ 1);
-    ptx::BarrierExpectBytes(shared_.QueryFull(), T::kBlockHeads * T::kQueryBytes);
-#pragma unroll 1
-    for (int i = 0; i < T::kBlockHeads; ++i) {
-      const int head = min(task.head + i, p_.n_heads - 1);
-#pragma unroll
-      for (int tile = 0; tile < T::kTiles; ++tile) {
-        ptx::CopyBox(shared_.Query(i) + tile * T::kTileBytes, &maps_.query, tile * 64,
-                     head * p_.query_rows + task.row, shared_.QueryFull(), policy_);
-      }
-    }
+  // Pages that no kernel of this step writes are on their way before the kernels in front are done.
+  __device__ void WaitForWrites() {
+    if (!waited_) ptx::WaitForPriorKernels();
+    waited_ = true;
   }
-
   __device__ void CopyHalf(int32_t row, int head) {
-    constexpr int kBoxRows = T::kRank * T::kDim < 256 ? T::kRank * T::kDim : 256;
+    constexpr int kRows = T::kRank * 64, kBoxRows = kRows < 256 ? kRows : 256;
     ptx::BarrierWaitPatiently(shared_.Empty(at_.stage), at_.parity ^ 1);
     const uint32_t stage = shared_.Stage(at_.stage), barrier = shared_.Full(at_.stage);
     ptx::BarrierExpectBytes(barrier, T::kRank * (T::kRankBytes + T::kBlockHeads * 128));
 #pragma unroll
-    for (int done = 0; done < T::kRank * T::kDim; done += kBoxRows) {
+    for (int done = 0; done < kRows; done += kBoxRows) {
       ptx::CopyBox(stage + done * 128, &maps_.factors, 0, row + done, barrier, policy_);
     }
 #pragma unroll
     for (int r = 0; r < T::kRank; ++r) {
       ptx::CopyBox(stage + T::kRank * T::kRankBytes + r * T::kHeadBytes, &maps_.heads, 0,
-                   row + T::kRank * T::kDim + r * p_.n_heads + head, barrier, policy_);
+                   row + kRows + r * p_.n_heads + head, barrier, policy_);
     }
     at_.Advance(T::kStages);
   }
@@ -71,6 +61,7 @@ class RowsProducer {
   int lane_;
   uint64_t policy_;
   RingPosition at_;
+  bool waited_ = false;
 };
 
 }  // namespace t6::cuda

@@ -4,9 +4,9 @@ namespace t6::cuda {
 
 std::span<const RowsInstance> RowsInstancesOfRank1() {
   static const RowsInstance kInstances[] = {
-      MakeRowsInstance<RowsTraits<1, 64, 16, 2, 6, true>>(),
-      MakeRowsInstance<RowsTraits<1, 64, 32, 3, 2>>(),
-      MakeRowsInstance<RowsTraits<1, 64, 64, 2, 2>>(),
+      MakeFactoredInstance<1, 16>(),
+      MakeFactoredInstance<1, 32>(),
+      MakeExpandedInstance<1>(64),
   };
   return kInstances;
 }

@@ -4,9 +4,9 @@ namespace t6::cuda {
 
 std::span<const RowsInstance> RowsInstancesOfRank2() {
   static const RowsInstance kInstances[] = {
-      MakeRowsInstance<RowsTraits<2, 64, 16, 2, 6, true>>(),
-      MakeRowsInstance<RowsTraits<2, 64, 32, 3, 2>>(),
-      MakeRowsInstance<RowsTraits<2, 64, 64, 2, 2>>(),
+      MakeFactoredInstance<2, 16>(),
+      MakeFactoredInstance<2, 32>(),
+      MakeExpandedInstance<2>(64),
   };
   return kInstances;
 }

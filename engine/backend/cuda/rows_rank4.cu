@@ -2,11 +2,12 @@
 
 namespace t6::cuda {
 
+// From rank 3 on R times the products cost more than expansion, whatever the rows.
 std::span<const RowsInstance> RowsInstancesOfRank4() {
   static const RowsInstance kInstances[] = {
-      MakeRowsInstance<RowsTraits<4, 64, 16, 3, 3>>(),
-      MakeRowsInstance<RowsTraits<4, 64, 32, 3, 2>>(),
-      MakeRowsInstance<RowsTraits<4, 64, 64, 2, 2>>(),
+      MakeExpandedInstance<4>(16),
+      MakeExpandedInstance<4>(32),
+      MakeExpandedInstance<4>(64),
   };
   return kInstances;
 }

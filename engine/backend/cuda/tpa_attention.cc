@@ -123,6 +123,10 @@ class TpaAttentionImpl final : public TpaAttention {
     const auto config = DecodeConfig(spec, limits.page_dtype, device_);
     return {limits, spec, config ? config->n_blocks : 0, options_.fixed_split_pages};
   }
+  // Not where bits may depend on nothing but a row's own tokens: its kernels differ with how a chunk is cut.
+  AttentionPath* multi_row() const {
+    return options_.fixed_split_pages == 0 ? options_.multi_row.get() : nullptr;
+  }
   Status CheckPlan(const StepPlan& plan) const;
   bool DecodesSequence(const StepPlan& plan, int sequence) const {
     const bool one_row = plan.row_begin[sequence + 1] - plan.row_begin[sequence] == 1;
@@ -245,7 +249,7 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   step_.page_begin = base + arrays.page_begin, step_.page_ids = base + arrays.page_ids;
   step_.positions = base + arrays.positions, step_.slots = base + arrays.slots;
   decode_len_ = base + arrays.decode_len;
-  if (options_.multi_row != nullptr && options_.multi_row->Supports(spec, limits_.page_dtype).ok()) {
+  if (multi_row() != nullptr && multi_row()->Supports(spec, limits_.page_dtype).ok()) {
     T6_RETURN_IF_ERROR(options_.multi_row->Plan(step_, spec, 2, options_.stream));
     multi_row_plans_ = options_.multi_row->TakesStep();
   }

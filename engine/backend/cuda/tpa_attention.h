@@ -35,7 +35,8 @@ struct TpaAttentionOptions {
   // The decode kernels that other chips than Hopper get, for tests.
   bool force_portable = false;
   // Either may be null. Sequences of several rows over bfloat16 pages: the first that supports them,
-  // multi_row or general. Every row of float32 pages and of shapes without a decode kernel: general.
+  // multi_row (not with fixed splits) or general. Every row of float32 pages and of shapes without a decode
+  // kernel: general.
   std::unique_ptr<AttentionPath> multi_row;
   std::unique_ptr<AttentionPath> general;
 };
