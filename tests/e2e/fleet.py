@@ -105,7 +105,6 @@ class Balancer:
 
 class HAProxy(Balancer):
     service_config = SERVICE_CONFIG
-    lost_in_a_death = 1  # the request whose replay finds out that the replica is dead: docs/deploy.md
     edit = staticmethod(lambda text: text)
 
     def command(self, http, grpc_addresses):
@@ -130,7 +129,6 @@ class RoundRobin(HAProxy):
 
 class Envoy(Balancer):
     service_config = "{}"
-    lost_in_a_death = 0
 
     def command(self, http, grpc_addresses):
         text = (ROOT / "deploy/envoy/envoy.yaml").read_text()

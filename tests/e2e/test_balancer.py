@@ -97,8 +97,8 @@ def test_a_killed_replica_costs_only_what_it_had_begun(balancer, client):
     print(f"\nkill -9, {balancer.__name__}: {len(results)} requests, {running} running before, {len(failed)} streams cut "
           f"({ {r.error for r in failed} }), {len(after)} begun after it, slowest first token {slowest:.2f} s")
     assert running[victim] > 0 and len(results) > 100
-    lost = [r for r in failed if r not in begun]
-    assert len(lost) <= balancer.lost_in_a_death, f"failed though no token had been sent: {lost}"
+    for r in failed:
+        assert r in begun, f"failed though no token had been sent: {r}"
     assert 0 < len(failed) <= 24
     assert slowest < 2
 
