@@ -14,10 +14,10 @@
 #include "engine/backend/cuda/row_kernels.h"
 #include "engine/backend/cuda/sampling_kernels.h"
 #include "engine/backend/cuda/simple_attention.h"
+#include "engine/backend/cuda/step_arrays.h"
 #include "engine/backend/cuda/step_graphs.h"
 #include "engine/backend/cuda/step_program.h"
 #include "engine/backend/cuda/tpa_attention.h"
-#include "engine/backend/philox.h"
 #include "engine/base/check.h"
 
 namespace t6 {
@@ -27,10 +27,11 @@ using cuda::DeviceMemory;
 using cuda::PinnedMemory;
 using cuda::SampleResult;
 using cuda::SampleRow;
+using cuda::StepArrays;
+using cuda::Stream;
 
 constexpr int kStepsInFlight = 2;
 constexpr int kStepRows = 8192;
-constexpr float kGreedyBelow = 1e-5f;  // temperatures, as on the CPU
 
 int PowerOfTwoFrom(int n, int most) {
   int power = 1;
@@ -49,76 +50,11 @@ class CudaBuffer final : public DeviceBuffer {
   DeviceMemory memory_;
 };
 
-// A stream that is destroyed after all that uses it.
-class Stream {
- public:
-  Stream() = default;
-  ~Stream() {
-    if (stream_ == nullptr) return;
-    cudaStreamSynchronize(stream_);
-    cudaStreamDestroy(stream_);
-  }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  Status Create() {
-    T6_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    return absl::OkStatus();
-  }
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-// The step's arrays besides attention's, side by side in one copy. Offsets in bytes, a function of the two
-// capacities alone, so that a captured graph finds them again.
-struct StepArrays {
-  StepArrays(int rows, int outputs) {
-    const auto take = [this](size_t bytes) { return std::exchange(pages, pages + (bytes + 15) / 16 * 16); };
-    sampling = take(outputs * sizeof(SampleRow));
-    output_rows = take(outputs * sizeof(int32_t));
-    token_ids = take(rows * sizeof(int32_t));
-  }
-  size_t sampling, output_rows, token_ids;
-  size_t pages = 0;  // last: as many copies and clears as the step has
-};
-
-cuda::PageParts PartsOf(const PageLayout& layout) {
-  cuda::PageParts parts;
-  for (const PagePart& part : layout.parts()) {
-    cuda::PageParts::Part& to = parts.parts[parts.n_parts++];
-    to.offset = static_cast<int64_t>(part.offset), to.bytes = static_cast<int64_t>(part.bytes);
-    to.row_bytes = part.width * static_cast<int>(SizeOf(part.dtype)), to.rows_per_rank = part.rows;
-    to.element_bytes = static_cast<int>(SizeOf(part.dtype)), to.token_minor = part.token_minor;
-  }
-  parts.page_bytes = static_cast<int64_t>(layout.page_bytes());
-  return parts;
-}
-
-SampleRow ToDevice(const SamplingRow& row) {
-  SampleRow out;
-  const bool draws = row.score_token < 0 && row.temperature >= kGreedyBelow;
-  out.uniform = draws ? UniformDraw(row.seed, row.output_index) : 0.0;
-  out.temperature = draws ? row.temperature : 0.0f;
-  out.top_p = row.top_p, out.top_k = row.top_k;
-  out.score_token = row.score_token, out.n_top = row.n_top, out.is_used = 1;
-  return out;
-}
-
 std::string NameOf(const ProjectParams& params) {
   return fmt::format("{} x {}{}", params.weight->n(), params.weight->k(),
                      params.epilogue == Epilogue::kSwiGlu ? " SwiGLU"
                      : params.epilogue == Epilogue::kAdd  ? " added"
                                                           : "");
-}
-
-TokenOutput FromDevice(const SampleResult& result) {
-  TokenOutput output;
-  output.token = result.token, output.logprob = result.logprob;
-  for (int i = 0; i < result.n_top; ++i) {
-    output.top.push_back({result.top_tokens[i], result.top_logprobs[i]});
-  }
-  return output;
 }
 
 class CudaBackend final : public Backend {
@@ -328,7 +264,7 @@ Status CudaBackend::CopyArrays(const StepPlan& plan) {
   auto* token_ids = reinterpret_cast<int32_t*>(to + offsets_.token_ids);
   for (int i = 0; i < n_outputs_; ++i) {
     const bool is_used = i < plan.n_outputs();
-    sampling[i] = is_used ? ToDevice(plan.sampling[i]) : SampleRow();
+    sampling[i] = is_used ? cuda::ToDevice(plan.sampling[i]) : SampleRow();
     output_rows[i] = is_used ? plan.output_rows[i] : 0;
   }
   std::copy(plan.token_ids.begin(), plan.token_ids.end(), token_ids);
@@ -349,7 +285,7 @@ Status CudaBackend::CopyArrays(const StepPlan& plan) {
 Status CudaBackend::CopyAndClearPages(const CopyPagesParams& params) {
   if (plan_->copy_pages.empty() && plan_->clear_pages.empty()) return absl::OkStatus();
   cuda::CopyPagesCall call;
-  call.base = params.base, call.layout = PartsOf(*params.layout);
+  call.base = params.base, call.layout = cuda::PartsOf(*params.layout);
   call.n_layers = params.n_layers, call.n_pages = params.n_pages;
   call.copies = At<PageCopy>(offsets_.pages), call.n_copies = static_cast<int>(plan_->copy_pages.size());
   call.clears = At<int32_t>(offsets_.pages + plan_->copy_pages.size() * sizeof(PageCopy));
@@ -438,7 +374,7 @@ StatusOr<StepResult> CudaBackend::WaitSample() {
   for (int i = 0; i < slot.n_outputs; ++i) {
     const SampleResult& from = slot.results.as<SampleResult>()[i];
     if (from.is_finite == 0) return Internal("the logits of output row {} are not all finite", i);
-    result.outputs.push_back(FromDevice(from));
+    result.outputs.push_back(cuda::FromDevice(from));
   }
   return result;
 }

@@ -56,4 +56,25 @@ class CudaMemory {
 using DeviceMemory = CudaMemory<MemoryKind::kDevice>;
 using PinnedMemory = CudaMemory<MemoryKind::kPinned>;
 
+// A stream that is destroyed after all that uses it.
+class Stream {
+ public:
+  Stream() = default;
+  ~Stream() {
+    if (stream_ == nullptr) return;
+    cudaStreamSynchronize(stream_);
+    cudaStreamDestroy(stream_);
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  Status Create() {
+    T6_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    return absl::OkStatus();
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 }  // namespace t6::cuda
