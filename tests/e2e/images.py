@@ -5,6 +5,7 @@ it. With T6_IMAGE, an image that is there already is taken instead. Needs root f
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -22,14 +23,25 @@ def buildah(*arguments):
     return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
-def build(target):
-    """The image's name. Of a commit that was built before, all layers are found again."""
-    name = os.environ.get("T6_IMAGE")
-    if not name:
-        name = f"t6d:{target}"
+def build(target, anew=False):
+    """The image's name. Unless `anew`, one that was built from this commit serves."""
+    if name := os.environ.get("T6_IMAGE"):
+        return name
+    name = f"t6d:{target}"
+    head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    if anew or revision_of(name) != head:
         more = ["--ccache", CACHE] if CACHE else []
         subprocess.run([ROOT / "deploy/docker/build_image", "--target", target, "--work", WORK, *more], check=True)
     return name
+
+
+def revision_of(image):
+    """The commit that the image was built from; None where there is no such image."""
+    try:
+        settings = json.loads(buildah("inspect", "--type", "image", image))
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return settings["OCIv1"]["config"].get("Labels", {}).get("org.opencontainers.image.revision")
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def size_mib(image):
 
 @pytest.fixture(scope="module")
 def image():
-    name = images.build(TARGET)
+    name = images.build(TARGET, anew=True)
     return types.SimpleNamespace(name=name, settings=json.loads(images.buildah("inspect", "--type", "image", name)))
 
 

