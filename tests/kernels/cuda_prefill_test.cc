@@ -6,7 +6,6 @@
 
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/multi_row_attention.h"
-#include "engine/backend/cuda/rows_plan.h"
 #include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/tpa_attention.h"
 #include "tests/support/attention_world.h"
@@ -235,112 +234,6 @@ constexpr Case kCases[] = {
     {.name = "h5 r1 prefill full query", .h = 5, .d = 64, .rank = 1, .rank_q = 0, .min_prefill_rows = 2},
     {.name = "h9 r4 prefill", .h = 9, .d = 64, .rank = 4, .rank_q = 8, .min_prefill_rows = 2},
 };
-
-// Needs no GPU. Every row sees every page of its sequence that it must, once, whatever is split or shared,
-// and every block has its tasks.
-TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
-  std::mt19937 random(1);
-  const auto draw = [&](int least, int most) {
-    return std::uniform_int_distribution<int>(least, most)(random);
-  };
-  for (int round = 0; round < 200; ++round) {
-    StepPlan step;
-    step.Clear();
-    const int n_sequences = draw(1, 12), shared = draw(0, 1) * draw(1, 30);
-    for (int s = 0; s < n_sequences; ++s) {
-      const int rows = draw(0, 2) == 0 ? draw(1, 300) : 1,
-                length = shared * kPageTokens + rows + draw(0, 900);
-      for (int i = 0; i < rows; ++i) step.token_ids.push_back(0), step.positions.push_back(length - rows + i);
-      step.row_begin.push_back(step.n_rows()), step.context_len.push_back(length);
-      for (int i = 0; i < length; i += kPageTokens) step.page_ids.push_back(i / kPageTokens);
-      step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
-    }
-    if (shared > 0 && n_sequences > 1) step.shared_prefixes.push_back({0, draw(2, n_sequences), shared});
-    cuda::RowsPlanOptions options{.n_blocks = draw(1, 132),
-                                  .n_heads = 7,
-                                  .group_heads = {3, 3, 4},
-                                  .max_partial_rows = draw(0, 1) == 0 ? 2000 : 100000};
-    options.min_prefill_rows = draw(0, 1) * 100, options.max_scratch_tokens = 1000;
-    options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
-    cuda::RowsPlan plan;
-    cuda::MakeRowsPlan(step, 2, options, &plan);
-
-    std::vector<std::vector<int>> seen(step.n_rows(), std::vector<int>(2000, 0));  // by page, over all heads
-    std::vector<int> partials;
-    for (const cuda::RowsTasks& tasks : plan.by_width) {
-      if (tasks.tasks.empty()) continue;
-      ASSERT_EQ(options.n_blocks + 1, static_cast<int>(tasks.block_begin.size()));
-      ASSERT_EQ(static_cast<int>(tasks.tasks.size()), tasks.block_begin.back());
-      for (const cuda::RowsTask& task : tasks.tasks) {
-        ASSERT_GT(task.n_pages, 0);
-        ASSERT_LE(task.n_rows, cuda::kMaxBlockRows);
-        for (int row = task.row; row < task.row + task.n_rows; ++row) {
-          for (int page = 0; page < task.n_pages; ++page) {
-            const int index = task.first_token / kPageTokens + page;
-            ASSERT_EQ(index, step.page_ids[task.page_offset + page]);
-            ++seen[row][index];
-          }
-        }
-      }
-    }
-    for (int s = 0; s < n_sequences; ++s) {
-      const int rows = step.row_begin[s + 1] - step.row_begin[s];
-      if (plan.takes[s] == 0) {
-        EXPECT_EQ(1, rows);
-      }
-      for (int row = step.row_begin[s]; row < step.row_begin[s + 1]; ++row) {
-        const bool tiled = std::any_of(plan.tiles.begin(), plan.tiles.end(), [&](const auto& tile) {
-          return tile.row <= row && row < tile.row + tile.n_rows;
-        });
-        for (int page = 0; page * kPageTokens <= step.positions[row]; ++page) {
-          const int heads = plan.takes[s] != 0 && !tiled ? seen[row][page] : 0;
-          if (plan.takes[s] != 0 && !tiled) {
-            ASSERT_TRUE(heads == 3 || heads == 2) << row << " " << page;
-          }
-        }
-      }
-    }
-    for (const cuda::RowsMerge& merge : plan.merges) {
-      for (int run = 0; run < 2; ++run) {
-        for (int i = 0; i < merge.n[run]; ++i) partials.push_back(merge.begin[run] + i * merge.stride[run]);
-      }
-    }
-    std::sort(partials.begin(), partials.end());
-    EXPECT_TRUE(std::adjacent_find(partials.begin(), partials.end()) == partials.end());
-    if (!partials.empty()) {
-      EXPECT_LT(partials.back(), options.max_partial_rows);
-    }
-  }
-}
-
-// Pages that the rows kernel cannot read: every chunk is a tile, nothing is shared, and a step without room
-// for all is left to another path whole.
-TEST(CudaRowsPlan, PrefillOnlyPlansEveryChunkOrNothing) {
-  StepPlan step;
-  step.Clear();
-  for (const int rows : {1, 2, 70}) {
-    for (int i = 0; i < rows; ++i) step.token_ids.push_back(0), step.positions.push_back(200 - rows + i);
-    step.row_begin.push_back(step.n_rows()), step.context_len.push_back(200);
-    for (int page = 0; page < 4; ++page) step.page_ids.push_back(page);
-    step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
-  }
-  step.shared_prefixes.push_back({0, 3, 2});
-  cuda::RowsPlanOptions options{
-      .n_blocks = 132, .n_heads = 7, .group_heads = {3, 3, 4}, .max_partial_rows = 2000};
-  options.min_prefill_rows = 1, options.prefill_only = true;
-  options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
-  for (const bool has_room : {true, false}) {
-    options.max_scratch_tokens = has_room ? 512 : 511;
-    cuda::RowsPlan plan;
-    cuda::MakeRowsPlan(step, 2, options, &plan);
-    EXPECT_EQ(plan.fits, has_room);
-    EXPECT_FALSE(plan.has_tasks());
-    EXPECT_TRUE(plan.merges.empty());
-    EXPECT_EQ(plan.tiles.size(), has_room ? 2u : 0u);
-    EXPECT_EQ(plan.expands.size(), has_room ? 8u : 0u);
-    EXPECT_EQ(plan.takes, has_room ? std::vector<uint8_t>({0, 1, 1}) : std::vector<uint8_t>({0, 0, 0}));
-  }
-}
 
 TEST(CudaPrefill, RaggedStepsMatchTheReference) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";

@@ -52,7 +52,10 @@ def one_request(client, number):
 
 def figures(pid):
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    memory, threads = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) for name in ("VmRSS", "Threads"))
+    memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+    # All but gRPC's default executor, which grows up to twice the cores when it has work for more.
+    names = [task.read_text().strip() for task in pathlib.Path(f"/proc/{pid}/task").glob("*/comm")]
+    threads = len(names) - names.count("default-executo")
     return {"rss_kib": memory, "threads": threads, "descriptors": len(list(pathlib.Path(f"/proc/{pid}/fd").iterdir()))}
 
 
@@ -72,6 +75,4 @@ def test_ten_thousand_requests_leak_nothing():
         print(f"{name}: {warm['rss_kib']} KiB after {WARM} requests, {last['rss_kib']} KiB after {REQUESTS}, "
               f"{100 * (last['rss_kib'] / warm['rss_kib'] - 1):+.2f} %", flush=True)
         assert last["rss_kib"] <= MOST_GROWTH * warm["rss_kib"], rows
-        assert last["descriptors"] <= warm["descriptors"] + 2, rows
-        # gRPC adds a few threads of its own when calls wait, one at a time, on any machine; never one a call.
-        assert last["threads"] <= warm["threads"] + 8, rows
+        assert last["descriptors"] <= warm["descriptors"] + 2 and last["threads"] <= warm["threads"] + 2, rows

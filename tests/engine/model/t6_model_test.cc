@@ -45,6 +45,10 @@ ModelSpec TinySpec(int h, int d, int rq, int rk, int rv, bool head_norm = false)
 struct Case {
   const char* name;
   ModelSpec spec;
+  // Of a score's error in bfloat16: random weights without training give logits of deviation sqrt(40), and
+  // about twenty products are rounded to 8 bits. Means on the CPU, the two tests: 0.049 and 0.071, 0.147 and
+  // 0.150, 0.074 and 0.074, 0.114 and 0.108; an H200 gives 0.154 and 0.153 for the second shape.
+  double rounding_mean;
 };
 
 void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
@@ -60,11 +64,6 @@ struct Errors {
 class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case>> {
  protected:
   static constexpr int kPages = 24;
-  // Random weights without training: logits of deviation sqrt(40), and about twenty products rounded to 8
-  // bits. The shapes' means are 0.05 to 0.15 on CPUs and GPUs alike; what goes wrong beyond rounding is seen
-  // in float32.
-  static constexpr double kRoundingMean = 0.2;
-
   static const ModelSpec& spec() { return std::get<1>(GetParam()).spec; }
 
   void SetUp() override {
@@ -210,7 +209,7 @@ TEST_P(T6ModelTest, Bfloat16StaysWithinItsRounding) {
   plan.Clear();
   AddRows(s, 1, &plan);
   Run(plan, {&s}, &errors);
-  EXPECT_LT(errors.mean(), kRoundingMean);
+  EXPECT_LT(errors.mean(), std::get<1>(GetParam()).rounding_mean);
   EXPECT_LT(errors.worst, 1.5);
   EXPECT_GT(errors.worst, 1e-3) << "bfloat16 was asked for";
 }
@@ -241,7 +240,7 @@ TEST_P(T6ModelTest, ManyDecodeStepsAgreeWithTheReference) {
     }
     EXPECT_EQ(decode.count, 6 * 3 + 4 * 2 + 4);
     EXPECT_LT(decode.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
-    EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : kRoundingMean);
+    EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : std::get<1>(GetParam()).rounding_mean);
   }
 }
 
@@ -366,10 +365,10 @@ INSTANTIATE_TEST_SUITE_P(cuda, WideModelTest,
 INSTANTIATE_TEST_SUITE_P(
     Shapes, T6ModelTest,
     ::testing::Combine(::testing::Values("cpu", "cuda", "cuda_portable"),
-                       ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2)},
-                                         Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2)},
-                                         Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1)},
-                                         Case{"h4_d32_r434_norm", TinySpec(4, 32, 4, 3, 4, true)})),
+                       ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2), 0.1},
+                                         Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2), 0.17},
+                                         Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1), 0.1},
+                                         Case{"h4_d32_r434_norm", TinySpec(4, 32, 4, 3, 4, true), 0.15})),
     [](const auto& info) { return std::get<0>(info.param) + "_" + std::get<1>(info.param).name; });
 
 }  // namespace
