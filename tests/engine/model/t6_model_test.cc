@@ -47,7 +47,8 @@ struct Case {
   ModelSpec spec;
   // Of a score's error in bfloat16: random weights without training give logits of deviation sqrt(40), and
   // about twenty products are rounded to 8 bits. Means on the CPU, the two tests: 0.049 and 0.071, 0.147 and
-  // 0.150, 0.074 and 0.074, 0.114 and 0.108; an H200 gives 0.154 and 0.153 for the second shape.
+  // 0.150, 0.074 and 0.074, 0.114 and 0.108. For the second shape an H200 gives 0.154 and 0.153, or 0.174:
+  // the algorithms that a load's timing chooses add in orders of their own.
   double rounding_mean;
 };
 
@@ -366,7 +367,7 @@ INSTANTIATE_TEST_SUITE_P(
     Shapes, T6ModelTest,
     ::testing::Combine(::testing::Values("cpu", "cuda", "cuda_portable"),
                        ::testing::Values(Case{"h5_d16_r322", TinySpec(5, 16, 3, 2, 2), 0.1},
-                                         Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2), 0.17},
+                                         Case{"h13_d64_r622", TinySpec(13, 64, 6, 2, 2), 0.2},
                                          Case{"h3_d32_r1611", TinySpec(3, 32, 16, 1, 1), 0.1},
                                          Case{"h4_d32_r434_norm", TinySpec(4, 32, 4, 3, 4, true), 0.15})),
     [](const auto& info) { return std::get<0>(info.param) + "_" + std::get<1>(info.param).name; });
