@@ -22,14 +22,45 @@ std::span<const DecodeInstance> InstancesFor(const DecodeShape& shape) {
   return shape.fp8 ? Fp8DecodeInstances() : DecodeInstancesOfRank(shape.rank);
 }
 
-const DecodeInstance* FindInstance(const DecodeAttentionConfig& config) {
-  for (const DecodeInstance& instance : InstancesFor(config.shape)) {
-    if (instance.rank == config.shape.rank && instance.head_dim == config.shape.head_dim &&
-        instance.warp_tokens == config.warp_tokens && config.n_threads <= instance.max_warps * 32) {
-      return &instance;
-    }
+// Of a query's token, as the kernels keep them in shared memory.
+int FactorBytes(const DecodeShape& shape) {
+  return (shape.rank_q + 2 * shape.rank) * (shape.n_heads + shape.head_dim) * 4;
+}
+
+// Gives the ring what `exchange`, behind it, leaves of a multiprocessor's shared memory; false where that is
+// too little.
+bool FitRing(const DecodeDevice& device, int exchange, DecodeAttentionConfig* config) {
+  const DecodeShape& shape = config->shape;
+  // Heads of the last tile that do not exist read what lies behind the last row: keep it inside the stage.
+  const int head_bytes = shape.fp8 ? 64 : 128, missing = config->head_tiles * kTileHeads - shape.n_heads;
+  const int padded_rows = shape.half_rows() + (missing * head_bytes + 127) / 128;
+  config->stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
+  const int shared = device.max_shared_per_sm - kReservedShared - exchange;
+  config->n_stages = std::min(shared / config->stage_bytes, kMaxStages);
+  if (config->n_stages < kMinStages) return false;
+  const int half_bytes = shape.half_rows() * 128;
+  const auto halves = [&](int bytes) {
+    return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config->n_stages);
+  };
+  config->first_in_flight = halves(kFirstInFlight), config->max_in_flight = halves(kMaxInFlight);
+  config->shared_bytes = config->n_stages * config->stage_bytes + exchange;
+  config->n_blocks = device.n_sms;
+  return true;
+}
+
+std::optional<DecodeAttentionConfig> MakeForFp8(const DecodeShape& shape, const DecodeDevice& device) {
+  if (shape.head_dim != 64) return std::nullopt;
+  for (const Fp8HopperInstance& instance : Fp8HopperInstancesOfRank(shape.rank)) {
+    if (instance.max_heads < shape.n_heads) continue;
+    DecodeAttentionConfig config;
+    config.shape = shape, config.kernel = instance.kernel;
+    config.warp_tokens = 16, config.token_groups = 4;
+    config.head_tiles = instance.max_heads / kTileHeads;
+    config.n_threads = instance.n_threads;
+    const int exchange = std::max(instance.exchange_bytes, instance.factor_offset + FactorBytes(shape));
+    if (FitRing(device, exchange, &config)) return config;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 // A pool of pages is a matrix of rows of 128 bytes.
@@ -102,6 +133,7 @@ cudaError_t DecodeDevice::Query(DecodeDevice* device) {
 
 std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeShape& shape,
                                                                  const DecodeDevice& device) {
+  if (shape.fp8 && !device.portable) return MakeForFp8(shape, device);
   for (const DecodeInstance& instance : InstancesFor(shape)) {
     if (instance.rank != shape.rank || instance.head_dim != shape.head_dim) continue;
     DecodeAttentionConfig config;
@@ -112,25 +144,12 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     const int n_warps = config.head_tiles * config.token_groups;
     if (n_warps + 1 > instance.max_warps) continue;
     config.n_threads = (n_warps + 1) * 32;
-    // Heads of the last tile that do not exist read what lies behind the last row: keep it inside the stage.
-    const int head_bytes = shape.fp8 ? 64 : 128, missing = config.head_tiles * kTileHeads - shape.n_heads;
-    const int padded_rows = shape.half_rows() + (missing * head_bytes + 127) / 128;
-    config.stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
+    config.kernel = device.portable ? instance.portable_kernel : instance.kernel;
     const int exchange = ExchangeBytes(shape.head_dim, n_warps);
-    const int shared = device.max_shared_per_sm - kReservedShared - exchange;
-    config.n_stages = std::min(shared / config.stage_bytes, kMaxStages);
-    if (config.n_stages < kMinStages) continue;
-    const int half_bytes = shape.half_rows() * 128;
-    const auto halves = [&](int bytes) {
-      return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config.n_stages);
-    };
-    config.first_in_flight = halves(kFirstInFlight), config.max_in_flight = halves(kMaxInFlight);
     // The query's rows and all factors of its token lie where the warps' results will.
-    const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 +
-                      (shape.rank_q + 2 * shape.rank) * (shape.n_heads + shape.head_dim) * 4;
+    const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 + FactorBytes(shape);
     if (query > exchange - ExchangeBytes(shape.head_dim, 0)) continue;
-    config.shared_bytes = config.n_stages * config.stage_bytes + exchange;
-    config.n_blocks = device.n_sms;
+    if (!FitRing(device, exchange, &config)) continue;
     return config;
   }
   return std::nullopt;
@@ -146,11 +165,8 @@ cudaError_t MakePageMaps(const DecodeShape& shape, const void* pages, int64_t n_
 
 cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
   const DecodeAttentionConfig& config = *call.config;
-  const DecodeInstance* instance = FindInstance(config);
-  if (instance == nullptr) return cudaErrorNotSupported;
-  const void* kernel = config.portable ? instance->portable_kernel : instance->kernel;
   cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
+      cudaFuncSetAttribute(config.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
   if (error != cudaSuccess) return error;
 
   cudaLaunchAttribute overlap{};
@@ -167,7 +183,7 @@ cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
   DecodeParams params = MakeDecodeParams(call);
   PageMaps maps = config.portable ? PageMaps{} : *call.maps;
   void* arguments[] = {&params, &maps.whole, &maps.rest};  // a portable kernel takes the first
-  error = cudaLaunchKernelExC(&launch, kernel, arguments);
+  error = cudaLaunchKernelExC(&launch, config.kernel, arguments);
   return error != cudaSuccess ? error : LaunchDecodeCombine(call, stream);
 }
 

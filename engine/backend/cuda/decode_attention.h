@@ -51,6 +51,7 @@ struct DecodeDevice {
 struct DecodeAttentionConfig {
   DecodeShape shape;
   bool portable = false;
+  const void* kernel = nullptr;
   int warp_tokens = 0;   // of a page that one warp attends to
   int head_tiles = 0;    // of 16 heads
   int token_groups = 0;  // 64 / warp_tokens

@@ -16,6 +16,13 @@ __device__ inline uint32_t SwizzledByte(int byte) { return byte ^ ((byte >> 3) &
 // + m is column 2 c + m of the first eight for m < 2, else 2 c + m - 2 of the others.
 __device__ inline int Fp8Column(int i) { return (i & ~15) | (i & 2) << 2 | (i & 12) >> 1 | (i & 1); }
 
+// The same where a lane has 16 neighbouring numbers of d, four for each step of a product, in a row of a
+// swizzled tile.
+__device__ inline int Fp8TileColumn(int head, int i) {
+  const int column = (i & 12) << 2 | (i & 2) << 2 | (i & 48) >> 3 | (i & 1);
+  return column ^ (head & 7) << 3;
+}
+
 template <class T>
 struct Fp8ConsumerWarp : ConsumerWarp<T> {
   using Base = ConsumerWarp<T>;

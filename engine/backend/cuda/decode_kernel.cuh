@@ -189,12 +189,14 @@ __global__ void __launch_bounds__(T::kMaxThreads, 1)
 
 template <class T>
 DecodeInstance MakeDecodeInstance() {
+  const void* kernel = nullptr;
+  if constexpr (!T::kFp8) kernel = reinterpret_cast<const void*>(&DecodeAttention<T>);
   return {T::kRank,
           T::kDim,
           T::kFp8,
           T::kWarpTokens,
           T::kMaxThreads / 32,
-          reinterpret_cast<const void*>(&DecodeAttention<T>),
+          kernel,
           reinterpret_cast<const void*>(&DecodeAttentionPortable<T>)};
 }
 

@@ -39,6 +39,7 @@ struct DecodeTraits {
   static constexpr int kRank = kRankT;              // R_K = R_V
   static constexpr int kDim = kDimT;                // d
   static constexpr bool kFp8 = kFp8T;               // of the pages; else bfloat16
+  static constexpr bool kTileQuery = false;         // as an operand in shared memory
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
   static constexpr int kTokenGroups = 64 / kWarpTokens;
   static constexpr int kMaxThreads = kMaxWarpsT * 32;

@@ -12,7 +12,7 @@ namespace t6::cuda {
 template <class T>
 class QueryFormer {
  public:
-  static constexpr int kStride = T::kDim + 8, kHeads = 4;
+  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8, kHeads = 4;
 
   // `memory`: the rows, then the factors.
   __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
@@ -42,6 +42,7 @@ class QueryFormer {
         if (lane_ + 32 * i < T::kDim / 2) FormPair(q, head, lane_ + 32 * i, c[i], s[i]);
       }
     }
+    if constexpr (T::kTileQuery) ptx::FenceSharedForCopies();  // products read it as copies write
     ptx::NamedBarrier(kConsumerBarrier, n_warps_ * 32);
   }
 
@@ -108,8 +109,9 @@ class QueryFormer {
   __device__ void Put(int head, int i, float x) {
     if constexpr (T::kFp8) {
       constexpr float kMost = 65504.0f;  // of half precision
-      auto* row = reinterpret_cast<__half*>(rows_ + head * kStride);
-      row[Fp8Column(i)] = __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
+      const int column = T::kTileQuery ? Fp8TileColumn(head, i) : Fp8Column(i);
+      reinterpret_cast<__half*>(rows_)[head * kStride + column] =
+          __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
     } else {
       rows_[head * kStride + i] = __float2bfloat16(x);
     }

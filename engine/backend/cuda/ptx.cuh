@@ -169,6 +169,22 @@ __device__ inline void NamedBarrier(int id, int n_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
 }
 
+// The same, and whether any of them brought true.
+__device__ inline bool NamedBarrierAny(int id, int n_threads, bool own) {
+  int any;
+  asm volatile(
+      "{\n"
+      ".reg .pred p, q;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "bar.red.or.pred q, %1, %2, p;\n"
+      "selp.u32 %0, 1, 0, q;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(n_threads), "r"(static_cast<int>(own))
+      : "memory");
+  return any != 0;
+}
+
 // Counts threads in without waiting.
 __device__ inline void NamedBarrierArrive(int id, int n_threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(n_threads) : "memory");
@@ -239,6 +255,18 @@ __device__ inline void LoadMatricesTransposed(uint32_t (&m)[4], uint32_t address
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
                : "r"(address)
+               : "memory");
+}
+__device__ inline void LoadTwoMatricesTransposed(uint32_t (&m)[2], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(m[0]), "=r"(m[1])
+               : "r"(address)
+               : "memory");
+}
+// The other way; sm_90.
+__device__ inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&m)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
                : "memory");
 }
 // c [16 x 8] += a [16 x 16] b [16 x 8], bfloat16 in, float32 out.

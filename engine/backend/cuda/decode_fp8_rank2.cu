@@ -1,0 +1,6 @@
+#include "engine/backend/cuda/decode_fp8_hopper.cuh"
+
+template <>
+std::span<const t6::cuda::Fp8HopperInstance> t6::cuda::Fp8HopperInstances<2>() {
+  return MakeFp8HopperInstances<2>();
+}
