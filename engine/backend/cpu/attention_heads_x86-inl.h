@@ -204,6 +204,26 @@ inline void HeadValues(const ExpandArgs& e, int n_heads, const void* paired, voi
   e.rank <= 2 ? HeadValuesOf<1, 1>(e, paired, out) : HeadValuesOf<0, 1>(e, paired, out);
 }
 
+// Exponentials of rows that all see the whole page, whose sums are taken together.
+template <int kRows, typename State>
+inline void WholeRows(__m512 (&x)[kRows][4], int row, const State& state, uint16_t* to) {
+  __m512 sums[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) sums[r] = _mm512_setzero_ps();
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    const __m512 max = MaximumOf(x[r], state(row + r));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) x[r][v] = CoarseExp2(_mm512_sub_ps(x[r][v], max));
+    sums[r] = SumOfFour(x[r]);
+    StoreRounded(x[r], to + r * 64);
+  }
+  alignas(16) float totals[4];
+  _mm_store_ps(totals, SumsOf(sums[0], sums[1], sums[2], sums[3]));
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) *state(row + r).sum += totals[r];
+}
+
 // kRows rows' scores of a page's first 16 kVectors tokens, all in registers: 4 kRows sums, 4 of the keys and
 // one of the queries.
 template <int kRows, int kVectors>
@@ -230,17 +250,21 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
       for (int v = 0; v < kVectors; ++v) x[r][v] = _mm512_dpbf16_ps(x[r][v], query, keys[v]);
     }
   }
+  const auto state = [&](int i) {
+    return SoftmaxState{g.max + i * g.stat_stride, g.sum + i * g.stat_stride, g.out + i * g.out_stride, g.dp};
+  };
+  auto* to = static_cast<uint16_t*>(g.weights) + static_cast<size_t>(row) * 64;
+  bool whole = true;
+  for (int r = 0; r < kRows; ++r) whole &= g.visible[row + r] >= 64;
+  if (whole) return WholeRows(x, row, state, to);
 #pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    const int i = row + r, visible = g.visible[i];
-    auto* to = static_cast<uint16_t*>(g.weights) + static_cast<size_t>(i) * 64;
-    const SoftmaxState state{g.max + i * g.stat_stride, g.sum + i * g.stat_stride, g.out + i * g.out_stride,
-                             g.dp};
+  for (int r = 0; r < kRows; ++r, to += 64) {
+    const int visible = g.visible[row + r];
     if (visible >= 64) {
-      Exponentials<true>(x[r], ~uint64_t{0}, state);
+      Exponentials<true>(x[r], ~uint64_t{0}, state(row + r));
       StoreRounded(x[r], to);
     } else if (visible > 0) {
-      Exponentials<false>(x[r], (uint64_t{1} << visible) - 1, state);
+      Exponentials<false>(x[r], (uint64_t{1} << visible) - 1, state(row + r));
       StoreRounded(x[r], to);
     } else {
       std::fill_n(to, 64, uint16_t{0});

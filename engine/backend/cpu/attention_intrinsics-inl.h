@@ -164,6 +164,44 @@ void GemmRows(const GemmArgs& g, int row) {
   if (g.fetch != nullptr) *g.fetch = fetch;
 }
 
+// kRows rows times four vectors: each input is loaded for four products, and what begins and ends a block of
+// sums comes half as often.
+template <int kRows>
+void GemmWide(const GemmArgs& g, int row) {
+  const auto* a = static_cast<const uint16_t*>(g.a) + static_cast<size_t>(row) * g.lda;
+  for (int n = 0; n < g.n; n += 64) {
+    const auto* b = static_cast<const uint32_t*>(g.b) + n;
+    float* c = g.c + static_cast<size_t>(row) * g.ldc + n;
+    __m512 sum[kRows][4];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v)
+        sum[r][v] = g.accumulate ? _mm512_loadu_ps(c + r * g.ldc + 16 * v) : _mm512_setzero_ps();
+    }
+    for (int k = 0; k < g.k; k += 2, b += g.ldb) {
+      __m512bh w[4];
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        int pair;
+        std::memcpy(&pair, a + r * g.lda + k, sizeof(pair));
+        const auto x = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, w[v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) _mm512_storeu_ps(c + r * g.ldc + 16 * v, sum[r][v]);
+    }
+  }
+}
+
+inline constexpr int kMaxWideRows = 6;  // 24 sums, 4 of b and a broadcast
+
 inline constexpr int kMaxRows = 13;  // and two indices where b is plain
 
 template <bool kPlain, int... kRows>
@@ -175,6 +213,17 @@ void GemmBlock(const GemmArgs& g, int row, int n_rows, std::integer_sequence<int
 
 template <bool kPlain>
 void Gemm(const GemmArgs& g) {
+  if (!kPlain && g.n % 64 == 0 && g.m > 13) {
+    using Wide = void (*)(const GemmArgs&, int);
+    static constexpr Wide kWide[kMaxWideRows] = {GemmWide<1>, GemmWide<2>, GemmWide<3>,
+                                                 GemmWide<4>, GemmWide<5>, GemmWide<6>};
+    for (int row = 0, left = (g.m + 3) / 4; left > 0; --left) {
+      const int n = (g.m - row) / left;  // as even as can be
+      kWide[n - 1](g, row);
+      row += n;
+    }
+    return;
+  }
   const int n_blocks = (g.m + kMaxRows - 1) / kMaxRows;
   for (int i = 0; i < n_blocks; ++i) {
     const int begin = g.m * i / n_blocks, end = g.m * (i + 1) / n_blocks;

@@ -21,11 +21,10 @@ struct FactorScratch {
         products(c.Take<float>(static_cast<size_t>(s.rank_k) * s.block_m * 64)),
         logits(c.Take<float>(static_cast<size_t>(s.block_m) * 64)),
         weights(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
-        rounded(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
+        rounded(c.Take<float>(static_cast<size_t>(std::max(s.block_m * s.rank_v, 2 * s.max_task_rows)) * 64)),
         paired_keys(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp)),
         paired_values(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp)),
-        head_keys(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
-        head_values(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
+        expanded(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
         out(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         max(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
@@ -33,7 +32,7 @@ struct FactorScratch {
 
   bf16* page;
   float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
-      *paired_keys, *paired_values, *head_keys, *head_values, *out, *max, *sum;
+      *paired_keys, *paired_values, *expanded, *out, *max, *sum;
   int* visible;
 };
 
@@ -282,44 +281,53 @@ class FactorPass {
     ExpandArgs keys{.a = view.ak, .rank = s_.rank_k, .n_heads = s_.h}, values = keys;
     keys.dp = s_.dp, keys.valid = valid;
     values.a = view.av, values.rank = s_.rank_v, values.dp = s_.dp, values.valid = valid;
+    // Two heads' keys, then their values in the same place: the first-level cache holds either, with the
+    // weights.
     for (int head = 0; head < s_.h; head += 2) {
       const int n_heads = std::min(2, s_.h - head);
       keys.head = values.head = head;
-      k.head_keys(keys, n_heads, x_.paired_keys, x_.head_keys);
-      k.head_values(values, n_heads, x_.paired_values, x_.head_values);
-      for (int i = 0; i < n_heads; ++i) Head(head + i, static_cast<size_t>(i) * 64 * s_.dp);
+      k.head_keys(keys, n_heads, x_.paired_keys, x_.expanded);
+      for (int i = 0; i < n_heads; ++i) HeadWeights(head, i);
+      k.head_values(values, n_heads, x_.paired_values, x_.expanded);
+      for (int i = 0; i < n_heads; ++i) HeadValues(head, i);
     }
     fresh_ = false;
   }
 
-  // One head, whose keys and values lie at `at` among the expanded ones.
-  void Head(int head, size_t at) {
+  // Of head first + i, which is the i-th of those expanded.
+  void HeadWeights(int first, int i) {
     const AttentionKernels& k = *run_.kernels;
-    float* out = out_ + static_cast<size_t>(head) * s_.dp;
+    const int head = first + i;
     k.head_weights({.queries = Queries(static_cast<size_t>(head) * s_.dp),
                     .query_stride = static_cast<size_t>(s_.h) * s_.dp,
-                    .keys = At(x_.head_keys, at, k.compute),
+                    .keys = At(x_.expanded, static_cast<size_t>(i) * 64 * s_.dp, k.compute),
                     .dp = s_.dp,
                     .n = task_.n_rows,
                     .visible = x_.visible,
                     .max = max_ + head,
                     .sum = sum_ + head,
                     .stat_stride = stat_stride_,
-                    .out = out,
+                    .out = out_ + static_cast<size_t>(head) * s_.dp,
                     .out_stride = out_stride_,
-                    .weights = x_.rounded,
+                    .weights = x_.rounded + i * WeightFloats(),
                     .fetch = &next_});
-    k.gemm({.a = x_.rounded,
+  }
+
+  void HeadValues(int first, int i) {
+    const AttentionKernels& k = *run_.kernels;
+    k.gemm({.a = x_.rounded + i * WeightFloats(),
             .lda = 64,
-            .b = At(x_.head_values, at, k.compute),
+            .b = At(x_.expanded, static_cast<size_t>(i) * 64 * s_.dp, k.compute),
             .ldb = s_.dp,
-            .c = out,
+            .c = out_ + static_cast<size_t>(first + i) * s_.dp,
             .ldc = static_cast<int>(out_stride_),
             .m = task_.n_rows,
             .n = s_.dp,
             .k = 64,
             .accumulate = !fresh_});
   }
+  // From one head's weights to the next one's.
+  size_t WeightFloats() const { return static_cast<size_t>(s_.max_task_rows) * 64; }
 
   // out += weights V, rank by rank in one sum.
   void Values(const void* weights, int n, float* out, const PageView& view, int valid) {

@@ -81,6 +81,14 @@ inline const void* PaddedRows(const AttentionRun& run, const uint8_t* rows, int 
   if (valid == 64 && d == dp) return rows;
   const size_t element = SizeOf(run.kernels->page);
   auto* out = static_cast<uint8_t*>(buffer);
+  if (d == dp) {  // a rank's rows are one piece
+    const size_t bytes = static_cast<size_t>(valid) * d * element, rank_bytes = 64 * d * element;
+    for (int r = 0; r < n_ranks; ++r, out += rank_bytes) {
+      std::memcpy(out, rows + r * rank_bytes, bytes);
+      std::memset(out + bytes, 0, rank_bytes - bytes);
+    }
+    return buffer;
+  }
   for (int r = 0; r < n_ranks; ++r) {
     for (int t = 0; t < 64; ++t, out += dp * element) {
       const size_t bytes = t < valid ? d * element : 0;
