@@ -161,6 +161,7 @@ class GemmImpl final : public Gemm {
     bool own_rows = false;  // each worker prepares them
     BlockKernel kernel = nullptr;
     int blocks_at_once = 1;
+    int n_shared = 0;  // units that workers have equal runs of
     std::array<const OnednnProduct*, kTileRows / kRowStep> onednn = {};
   };
   Job MakeJob(const PackedWeights& weights, int n_rows);
@@ -265,9 +266,14 @@ void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_r
   product.k_padded = weights.k_padded();
   product.c_stride = static_cast<size_t>(n_blocks) * kBlockColumns;
   product.n_columns = std::min(kBlockColumns, weights.n_outputs() - units.first * kBlockColumns);
+  const int end_of_run = pool_->FirstOf(job.n_shared, worker + 1) * blocks_each;
   for (int block = 0; block < n_blocks; block += job.blocks_at_once) {
-    product.b = weights.block(units.first * blocks_each + block);
     product.n_blocks = std::min(job.blocks_at_once, n_blocks - block);
+    // What this worker multiplies next: the block behind, or the beginning of its share of another matrix.
+    const uint8_t* b = weights.block(units.first * blocks_each + block);
+    const bool last = units.first * blocks_each + block + 1 == end_of_run;
+    product.b = b;
+    product.next = last ? weights.order()->ahead[worker][0].at : b + weights.block_bytes();
     product.c = tile + block * kBlockColumns;
     job.kernel(product);
   }
@@ -348,7 +354,7 @@ void GemmImpl::Project(const ProjectParams& p) {
   const Status reserved =
       Reserve(p.n_rows, weights.k(), weights.n());  // nothing, when Reserve was asked for enough
   T6_CHECK(reserved.ok(), "{}", MessageOf(reserved));
-  const Job job = MakeJob(weights, p.n_rows);
+  Job job = MakeJob(weights, p.n_rows);
   ++n_products_;
   if (!job.own_rows) PrepareAllRows(p);
   // Blocks alone keep a few workers busy; many workers need the rows cut too.
@@ -361,6 +367,7 @@ void GemmImpl::Project(const ProjectParams& p) {
   const int units_at_once = n_chunks > 1 ? 1 : std::max(1, job.blocks_at_once / (weights.swiglu() ? 2 : 1));
   const bool tail = weights.n_outputs() % kBlockColumns != 0 && n_units > 1 && n_chunks == 1;
   const int n_whole = n_units - (tail ? 1 : 0);
+  job.n_shared = n_whole;
   pool_->RunSticky(n_whole * n_chunks, units_at_once, [&](int first, int end, int worker) {
     const int first_row = first % n_chunks * chunk;
     const Units units{first / n_chunks, (end - 1) / n_chunks + 1};

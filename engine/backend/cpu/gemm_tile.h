@@ -31,6 +31,7 @@ struct BlockProduct {
   const void* b = nullptr;        // packed blocks, one behind the other
   int n_blocks = 1;               // no more than the kernel's BlocksAtOnce
   int n_columns = kBlockColumns;  // of a single block that are wanted; the others of c may hold anything
+  const void* next = nullptr;     // as many bytes as a block's, to be asked for meanwhile, or null
   int k_padded = 0;
   float* c = nullptr;
   size_t c_stride = 0;

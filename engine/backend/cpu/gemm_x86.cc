@@ -19,9 +19,9 @@ namespace t6::cpu {
 namespace {
 
 // kRows rows times kVectors vectors of columns in each of kBlocks blocks. The arrays must become registers,
-// hence the pragmas. With kFetch the block that follows in memory is asked for meanwhile.
-template <int kRows, int kBlocks, int kVectors, bool kFetch>
-void DotTile(const BlockProduct& p, int row) {
+// hence the pragmas. Of every four lines of p.next it asks for kLines, from the line `fetch` on.
+template <int kRows, int kBlocks, int kVectors, int kLines>
+void DotTile(const BlockProduct& p, int row, const char* fetch) {
   const auto* a = static_cast<const uint16_t*>(p.a) + row * p.a_stride;
   const auto* b = static_cast<const char*>(p.b);
   const size_t block_bytes = static_cast<size_t>(p.k_padded) * kBlockColumns * sizeof(uint16_t);
@@ -41,10 +41,9 @@ void DotTile(const BlockProduct& p, int row) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) w[n][v] = (__m512bh)_mm512_loadu_si512(b + n * block_bytes + v * 64);
     }
-    if constexpr (kFetch) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(b + kBlocks * block_bytes + v * 64, 0, 2);
-    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kLines; ++i) __builtin_prefetch(fetch + i * 64, 0, 2);
+    if constexpr (kLines > 0) fetch += kBlockColumns * 4;
     b += kBlockColumns * 4;
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -70,46 +69,49 @@ void DotTile(const BlockProduct& p, int row) {
   }
 }
 
-// One row is bound by reading the weights: one block after the other, in order of memory and with loads of 32
-// bytes, streams 10 to 15 % faster here than blocks side by side or loads of 64.
+// One row is bound by reading the weights: one block after the other, in order of memory. Blocks side by side
+// are slower on Zen 4, and loads of half a line where caches are crowded.
 void DotOneRow(const BlockProduct& p) {
   const auto* a = static_cast<const uint16_t*>(p.a);
   const auto* b = static_cast<const char*>(p.b);
   for (int block = 0; block < p.n_blocks; ++block) {
-    __m256 sum[8];
-#pragma GCC unroll 8
-    for (int v = 0; v < 8; ++v) sum[v] = _mm256_setzero_ps();
+    __m512 sum[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sum[v] = _mm512_setzero_ps();
     for (int k = 0; k < p.k_padded; k += 2) {
       int pair;
       __builtin_memcpy(&pair, a + k, sizeof(pair));
-      const auto x = (__m256bh)_mm256_set1_epi32(pair);
-#pragma GCC unroll 8
-      for (int v = 0; v < 8; ++v) {
-        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(b + v * 32));
-        sum[v] = _mm256_dpbf16_ps(sum[v], (__m256bh)w, x);
-      }
+      const auto x = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v)
+        sum[v] = _mm512_dpbf16_ps(sum[v], (__m512bh)_mm512_loadu_si512(b + v * 64), x);
       b += kBlockColumns * 4;
     }
-#pragma GCC unroll 8
-    for (int v = 0; v < 8; ++v) _mm256_storeu_ps(p.c + block * kBlockColumns + v * 8, sum[v]);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(p.c + block * kBlockColumns + v * 16, sum[v]);
   }
 }
 
 // 24 sums, 4 weights and one input fill the 32 registers.
 constexpr int kMostRows = 6;
 
-template <int kRows, bool kFetch>
-void DotRows(const BlockProduct& p, int row) {
+template <int kRows, int kLines>
+void DotRows(const BlockProduct& p, int row, const char* fetch) {
   if constexpr (kRows <= 2) {
-    if (p.n_blocks == 3) return DotTile<kRows, 3, 4, kFetch>(p, row);
+    if (p.n_blocks == 3) return DotTile<kRows, 3, 4, kLines>(p, row, fetch);
   }
   if constexpr (kRows <= 3) {
-    if (p.n_blocks == 2) return DotTile<kRows, 2, 4, kFetch>(p, row);
+    if (p.n_blocks == 2) return DotTile<kRows, 2, 4, kLines>(p, row, fetch);
   }
-  if (p.n_columns <= 16) return DotTile<kRows, 1, 1, kFetch>(p, row);
-  if (p.n_columns <= 32) return DotTile<kRows, 1, 2, kFetch>(p, row);
-  DotTile<kRows, 1, 4, kFetch>(p, row);
+  if (p.n_columns <= 16) return DotTile<kRows, 1, 1, kLines>(p, row, fetch);
+  if (p.n_columns <= 32) return DotTile<kRows, 1, 2, kLines>(p, row, fetch);
+  DotTile<kRows, 1, 4, kLines>(p, row, fetch);
 }
+
+using Rows = void (*)(const BlockProduct&, int row, const char* fetch);
+template <int kLines>
+constexpr Rows kDotRows[kMostRows] = {DotRows<1, kLines>, DotRows<2, kLines>, DotRows<3, kLines>,
+                                      DotRows<4, kLines>, DotRows<5, kLines>, DotRows<6, kLines>};
 
 }  // namespace
 
@@ -117,18 +119,16 @@ int BlocksAtOnceAvx512Bf16(int n_rows) { return n_rows == 1 ? 4 : n_rows == 2 ? 
 
 void RowsAvx512Bf16(const BlockProduct& p) {
   if (p.n_rows == 1 && p.n_columns > 32) return DotOneRow(p);
-  using Rows = void (*)(const BlockProduct&, int);
-  static constexpr Rows kRows[kMostRows] = {DotRows<1, false>, DotRows<2, false>, DotRows<3, false>,
-                                            DotRows<4, false>, DotRows<5, false>, DotRows<6, false>};
-  static constexpr Rows kRowsFetching[kMostRows] = {DotRows<1, true>, DotRows<2, true>, DotRows<3, true>,
-                                                    DotRows<4, true>, DotRows<5, true>, DotRows<6, true>};
+  static constexpr const Rows* kRows[3] = {kDotRows<0>, kDotRows<1>, kDotRows<2>};
   const int n_groups = (p.n_rows + kMostRows - 1) / kMostRows;  // as even as can be
+  const bool fetches = p.next != nullptr && n_groups > 1;
   int row = 0;
   for (int group = 0; group < n_groups; ++group) {
     const int n = (p.n_rows - row) / (n_groups - group);
-    // The first group waits for memory, the last one, which finds the block in the cache, leaves it idle.
-    const bool fetch = n_groups > 1 && group == n_groups - 1;
-    (fetch ? kRowsFetching : kRows)[n - 1](p, row);
+    // The next block's lines, evenly over the groups: asked for faster they would be dropped.
+    const int first = fetches ? std::min(4, 4 * group / n_groups) : 0,
+              lines = fetches ? 4 * (group + 1) / n_groups - first : 0;
+    kRows[lines][n - 1](p, row, static_cast<const char*>(p.next) + first * 64);
     row += n;
   }
 }
