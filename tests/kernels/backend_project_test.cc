@@ -26,14 +26,15 @@ struct Case {
 
 std::vector<Case> Cases() {
   const Shape tiny{"tiny", 40, 106, 24, 75, 131}, odd{"odd", 37, 41, 33, 29, 50},
-      wide{"wide", 320, 853, 832, 270, 1000};
+      wide{"wide", 320, 853, 832, 270, 1000}, broad{"broad", 72, 4300, 130, 200, 8600};
   std::vector<Case> cases;
   for (const std::string& device : Devices()) {
     for (DType dtype : {DType::kF32, DType::kBF16}) {
-      for (int n_rows : {1, 2, 5, 8, 9, 16, 17, 64, 130}) {
+      for (int n_rows : {1, 2, 5, 8, 9, 16, 17, 31, 33, 50, 64, 65, 130}) {
         cases.push_back({device, dtype, wide, n_rows});
         if (n_rows < 20) cases.push_back({device, dtype, tiny, n_rows});
-        if (n_rows < 20) cases.push_back({device, dtype, odd, n_rows});
+        if (n_rows < 20 || n_rows == 33) cases.push_back({device, dtype, odd, n_rows});
+        if (n_rows == 17 || n_rows == 50) cases.push_back({device, dtype, broad, n_rows});
       }
     }
   }

@@ -23,10 +23,12 @@ size_t GateUpBytes(const StepLimits& limits, const ModelSizes& sizes) {
   return static_cast<size_t>(limits.max_rows) * 2 * RoundUp64(sizes.mlp_width) * SizeOf(sizes.compute);
 }
 size_t StatRowBytes(const ModelSizes& sizes) {
-  return static_cast<size_t>(kMaxSkinnyRows) * RoundUp64(sizes.width) * SizeOf(DType::kBF16);
+  return static_cast<size_t>(kMaxSplitRows) * RoundUp64(sizes.width) * SizeOf(DType::kBF16);
 }
-// No less than SkinnyPieces on any GPU.
-int MostPieces(const ModelSizes& sizes) { return sizes.width; }
+// No less than SkinnyPieces on any GPU, and SplitPieces.
+size_t StatSquareBytes(const ModelSizes& sizes) {
+  return static_cast<size_t>(kMaxSplitRows) * sizes.width * sizeof(float);
+}
 
 }  // namespace
 
@@ -66,7 +68,7 @@ StatusOr<std::unique_ptr<PackedMatrix>> Gemm::Pack(const std::vector<TensorView>
 
 size_t Gemm::WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
   return PreparedBytes(limits, spec, sizes) + GateUpBytes(limits, sizes) + StatRowBytes(sizes) +
-         static_cast<size_t>(kMaxSkinnyRows) * MostPieces(sizes) * sizeof(float) + Matmul::kWorkspaceBytes;
+         StatSquareBytes(sizes) + Matmul::kWorkspaceBytes;
 }
 
 Status Gemm::Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) {
@@ -80,10 +82,8 @@ Status Gemm::Reserve(const StepLimits& limits, const AttentionSpec& spec, const 
   T6_RETURN_IF_ERROR(gate_up_.Allocate(GateUpBytes(limits, sizes)));
   T6_RETURN_IF_ERROR(stat_rows_.Allocate(StatRowBytes(sizes)));
   T6_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(stat_rows_.as<void>(), 0, StatRowBytes(sizes), stream_));
-  T6_RETURN_IF_ERROR(
-      stat_squares_.Allocate(static_cast<size_t>(kMaxSkinnyRows) * MostPieces(sizes) * sizeof(float)));
-  stats_ = {stat_rows_.as<void>(), RoundUp64(sizes.width), stat_squares_.as<float>(),
-            SkinnyPieces(sizes.width, n_sms_)};
+  T6_RETURN_IF_ERROR(stat_squares_.Allocate(StatSquareBytes(sizes)));
+  stats_ = {stat_rows_.as<void>(), RoundUp64(sizes.width), stat_squares_.as<float>(), 0};
   stats_of_ = nullptr;
   return Tune(limits);
 }
@@ -111,8 +111,10 @@ Status Gemm::Tune(const StepLimits& limits) {
     const size_t bytes = std::min(prepared_bytes_, w.bytes());
     T6_RETURN_IF_CUDA_ERROR(
         cudaMemcpyAsync(prepared_.as<void>(), w.data(), bytes, cudaMemcpyDeviceToDevice, stream_));
+    const bool adds = w.n() == width_;
+    const Epilogue epilogue = w.swiglu() ? Epilogue::kSwiGlu : adds ? Epilogue::kAdd : Epilogue::kStore;
     for (int rows = kSmallestTunedRows; rows <= most_rows(w); rows *= 2) {
-      T6_RETURN_IF_ERROR(TuneShape(weights, rows, w.n() == width_, out.as<void>()));
+      if (!IsFew(w, rows, epilogue)) T6_RETURN_IF_ERROR(TuneShape(weights, rows, adds, out.as<void>()));
     }
   }
   T6_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(prepared_.as<void>(), 0, prepared_bytes_, stream_));
@@ -140,10 +142,15 @@ Status Gemm::TuneShape(const std::vector<const PackedWeights*>& alike, int n_row
   });
 }
 
+RowStats Gemm::NewStats(const float* x, int n_rows) {
+  stats_of_ = x;
+  stats_.n_pieces = Splits(n_rows) ? SplitPieces(width_) : SkinnyPieces(width_, n_sms_);
+  return stats_;
+}
+
 RowStats Gemm::StatsFor(const float* x, int n_rows) {
-  const bool few = compute_ == DType::kBF16 && n_rows <= max_skinny_rows_;
-  stats_of_ = few ? x : nullptr;
-  return few ? stats_ : RowStats();
+  stats_of_ = nullptr;
+  return compute_ == DType::kBF16 && n_rows <= max_few_rows_ ? NewStats(x, n_rows) : RowStats();
 }
 
 Status Gemm::LaunchCollected() {
@@ -171,13 +178,20 @@ StatusOr<Gemm::Rows> Gemm::Prepare(const ProjectParams& p, const PackedWeights& 
   return Rows{call.out, w.stride(), w.stride()};
 }
 
-Status Gemm::ProjectSkinny(const ProjectParams& p, const PackedWeights& w, int n_rows) {
+bool Gemm::IsFew(const PackedWeights& w, int n_rows, Epilogue epilogue) const {
+  if (n_rows > max_few_rows_ || w.dtype() != DType::kBF16) return false;
+  if (epilogue == Epilogue::kAdd && w.n() != width_) return false;  // stats are of rows of this width
+  return !Splits(n_rows) || SplitShape::Suits(w.padded_n(), n_sms_);
+}
+
+Status Gemm::ProjectFew(const ProjectParams& p, const PackedWeights& w, int n_rows) {
+  const bool splits = Splits(n_rows);
   SkinnyCall call;
   call.weight = w.data(), call.n = w.n_outputs(), call.k_stride = w.stride();
   call.up_row = w.padded_outputs();
   call.n_rows = n_rows, call.epilogue = p.epilogue, call.out = p.out;
   call.out_stride = p.out_stride > 0 ? p.out_stride : w.n_outputs();
-  if (HasStats(p)) {
+  if (HasStats(p) && !(splits && p.row_index != nullptr)) {
     call.in = stats_.rows, call.in_stride = call.k = stats_.stride, call.row_index = p.row_index;
     call.squares = stats_.squares, call.n_pieces = stats_.n_pieces;
     call.norm_width = w.k(), call.norm_eps = p.norm.eps;
@@ -185,15 +199,16 @@ Status Gemm::ProjectSkinny(const ProjectParams& p, const PackedWeights& w, int n
     T6_ASSIGN_OR_RETURN(const Rows rows, Prepare(p, w, n_rows));
     call.in = rows.data, call.in_stride = rows.stride, call.k = rows.k;
   }
-  if (p.epilogue == Epilogue::kAdd) {
-    call.stats = stats_;
-    stats_of_ = static_cast<const float*>(p.out);
-  }
-  if (Collects()) {
+  if (p.epilogue == Epilogue::kAdd) call.stats = NewStats(static_cast<const float*>(p.out), n_rows);
+  if (splits) {
+    const SplitShape shape = SplitShape::Make(w.padded_n(), w.stride(), n_sms_);
+    T6_RETURN_IF_ERROR(LaunchCollected());
+    T6_RETURN_IF_CUDA_ERROR(LaunchSplitProduct(call, shape, stream_));
+  } else if (Collects()) {
     program_->AddProduct(call);
-    return absl::OkStatus();
+  } else {
+    T6_RETURN_IF_CUDA_ERROR(LaunchSkinny(call, n_sms_, stream_));
   }
-  T6_RETURN_IF_CUDA_ERROR(LaunchSkinny(call, n_sms_, stream_));
   return absl::OkStatus();
 }
 
@@ -233,9 +248,7 @@ Status Gemm::Project(const ProjectParams& p, int n_rows) {
   T6_CHECK(!swiglu || (p.out_dtype == w.dtype() && p.out_stride == w.padded_outputs()));
   T6_CHECK(swiglu || p.out_dtype == DType::kF32);
   if (n_rows == 0) return absl::OkStatus();
-  const bool few = n_rows <= max_skinny_rows_ && w.dtype() == DType::kBF16;
-  const bool adds_elsewhere = p.epilogue == Epilogue::kAdd && w.n() != width_;
-  return few && !adds_elsewhere ? ProjectSkinny(p, w, n_rows) : ProjectMany(p, w, n_rows);
+  return IsFew(w, n_rows, p.epilogue) ? ProjectFew(p, w, n_rows) : ProjectMany(p, w, n_rows);
 }
 
 }  // namespace t6::cuda

@@ -1,6 +1,6 @@
-// Products with packed weights on the GPU. Few rows in bfloat16: our own kernels (skinny.h), norm, SwiGLU and
-// residual within; else cuBLASLt between row kernels. Weights are row-major, their sizes rounded up to 64
-// with zeros, so that both read the same bytes.
+// Products with packed weights on the GPU. Few rows in bfloat16: our own kernels (skinny.h, split_product.h),
+// norm, SwiGLU and residual within; else cuBLASLt between row kernels. Weights are row-major, their sizes
+// rounded up to 64 with zeros, so that all read the same bytes.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,6 +14,7 @@
 #include "engine/backend/cuda/matmul.h"
 #include "engine/backend/cuda/row_kernels.h"
 #include "engine/backend/cuda/skinny.h"
+#include "engine/backend/cuda/split_product.h"
 #include "engine/backend/cuda/step_program.h"
 
 namespace t6::cuda {
@@ -66,7 +67,7 @@ class Gemm {
       : matmul_(std::move(matmul)),
         stream_(stream),
         n_sms_(device.n_sms),
-        max_skinny_rows_(device.code == ChipCode::kHopper ? kMaxSkinnyRows : 0),
+        max_few_rows_(device.code == ChipCode::kHopper ? kMaxSplitRows : 0),
         program_(program) {}
 
   struct Rows {  // of a product's input
@@ -75,11 +76,16 @@ class Gemm {
     int k;  // numbers of a row to read; zeros from weight.k() on
   };
   bool Collects() const { return program_ != nullptr && program_->collects(); }
+  static bool Splits(int n_rows) { return n_rows > kMaxSkinnyRows; }
+  // By our own kernels.
+  bool IsFew(const PackedWeights& weights, int n_rows, Epilogue epilogue) const;
   // What has been collected comes before what is launched now.
   Status LaunchCollected();
   bool HasStats(const ProjectParams& params) const;
   StatusOr<Rows> Prepare(const ProjectParams& params, const PackedWeights& weights, int n_rows);
-  Status ProjectSkinny(const ProjectParams& params, const PackedWeights& weights, int n_rows);
+  // Those of the rows that are written now.
+  RowStats NewStats(const float* x, int n_rows);
+  Status ProjectFew(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   Status ProjectMany(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   Status Tune(const StepLimits& limits);
   Status TuneShape(const std::vector<const PackedWeights*>& alike, int n_rows, bool adds, void* out);
@@ -87,7 +93,7 @@ class Gemm {
   std::unique_ptr<Matmul> matmul_;
   cudaStream_t stream_;
   int n_sms_;
-  int max_skinny_rows_;
+  int max_few_rows_;
   StepProgram* program_;
   DType compute_ = DType::kBF16;
   size_t prepared_bytes_ = 0;

@@ -18,22 +18,37 @@ inline cudaError_t PreferShared(const void* kernel) {
                               cudaSharedmemCarveoutMaxShared);
 }
 
+// cluster: blocks that share one; a single one: no clusters.
 template <typename... Parameters, typename... Arguments>
-cudaError_t LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, int n_threads, int shared_bytes,
-                             cudaStream_t stream, Arguments&&... arguments) {
+cudaError_t LaunchOverlappedClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster, int n_threads,
+                                     int shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
   const cudaError_t error = PreferShared(reinterpret_cast<const void*>(kernel));
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  int n_attributes = 0;
+  if (CodeForThisChip() == ChipCode::kHopper) {  // other code does not wait
+    attributes[n_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[n_attributes++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster.x * cluster.y * cluster.z > 1) {
+    attributes[n_attributes].id = cudaLaunchAttributeClusterDimension;
+    attributes[n_attributes++].val.clusterDim = {cluster.x, cluster.y, cluster.z};
+  }
   cudaLaunchConfig_t launch{};
   launch.gridDim = grid;
   launch.blockDim = dim3(n_threads);
   launch.dynamicSmemBytes = shared_bytes;
   launch.stream = stream;
-  launch.attrs = &overlap;
-  launch.numAttrs = CodeForThisChip() == ChipCode::kHopper ? 1 : 0;  // other code does not wait
+  launch.attrs = attributes;
+  launch.numAttrs = n_attributes;
   return cudaLaunchKernelEx(&launch, kernel, std::forward<Arguments>(arguments)...);
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t LaunchOverlapped(void (*kernel)(Parameters...), dim3 grid, int n_threads, int shared_bytes,
+                             cudaStream_t stream, Arguments&&... arguments) {
+  return LaunchOverlappedClusters(kernel, grid, dim3(1), n_threads, shared_bytes, stream,
+                                  std::forward<Arguments>(arguments)...);
 }
 
 }  // namespace t6::cuda

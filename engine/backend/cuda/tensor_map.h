@@ -8,10 +8,13 @@
 
 namespace t6::cuda {
 
-// A matrix [rows][columns], rows contiguous and 128-byte aligned; boxes of box_rows x 64, swizzled by 128
-// bytes. Rows past the end read as zero. Fails where the driver cannot describe it.
-inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, int box_rows,
-                                 CUtensorMap* map) {
+// An array of kRank dimensions, the innermost first, contiguous; strides in bytes of the others, multiples of
+// 16. The innermost dimension of a box has 64 numbers. What lies past the end of a dimension reads as zero.
+// Fails where the driver cannot describe it.
+template <int kRank>
+cudaError_t MakeTensorMap(const void* array, const cuuint64_t (&sizes)[kRank],
+                          const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank],
+                          CUtensorMap* map) {
   // By name through the runtime, so that nothing links against the driver.
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found;
@@ -19,15 +22,25 @@ inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, 
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
   if (error != cudaSuccess) return error;
   if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(columns) * 2};
-  const cuuint32_t box[2] = {64, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
+  cuuint32_t steps[kRank];
+  for (cuuint32_t& step : steps) step = 1;
   const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
-      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, const_cast<void*>(matrix), sizes, strides, box, steps,
+      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(array), sizes, strides, box, steps,
       CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+// A matrix [rows][columns], rows `stride` numbers apart; boxes of box_rows x 64.
+inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, int stride, int box_rows,
+                                 CUtensorMap* map) {
+  return MakeTensorMap<2>(matrix, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
+                          {static_cast<cuuint64_t>(stride) * 2}, {64, static_cast<cuuint32_t>(box_rows)},
+                          map);
+}
+inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, int box_rows,
+                                 CUtensorMap* map) {
+  return MakeTensorMap(matrix, rows, columns, columns, box_rows, map);
 }
 
 }  // namespace t6::cuda
