@@ -77,7 +77,9 @@ class CpuBackend final : public Backend {
   }
 
   const DeviceInfo& info() const override { return info_; }
-  DType activation_dtype(DType) const override { return DType::kF32; }
+  DType activation_dtype(DType compute) const override {
+    return compute == DType::kBF16 ? DType::kBF16 : DType::kF32;
+  }
   int activation_stride(int width) const override { return width; }
 
   StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(size_t bytes) override {

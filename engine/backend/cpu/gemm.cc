@@ -158,7 +158,7 @@ class GemmImpl final : public Gemm {
   // the kernel.
   struct Job {
     const PackedWeights* weights = nullptr;
-    bool own_rows = false;  // each worker prepares them
+    const uint8_t* rows = nullptr;  // prepared; null: each worker prepares its own
     BlockKernel kernel = nullptr;
     int blocks_at_once = 1;
     int n_shared = 0;  // units that workers have equal runs of
@@ -230,6 +230,15 @@ Status GemmImpl::Reserve(int max_rows, int max_k, int max_n) {
 void GemmImpl::PrepareRows(const ProjectParams& p, int begin, int end, uint8_t* prepared) {
   const auto& weights = static_cast<const PackedWeights&>(*p.weight);
   const int k = weights.k(), k_padded = weights.k_padded();
+  if (p.in_dtype == DType::kBF16) {  // rounded already
+    const auto* in = static_cast<const bf16*>(p.in);
+    auto* out = reinterpret_cast<bf16*>(prepared) + static_cast<size_t>(begin) * k_padded;
+    for (int r = begin; r < end; ++r, out += k_padded) {
+      std::copy_n(in + static_cast<size_t>(p.row_index != nullptr ? p.row_index[r] : r) * k, k, out);
+      std::fill(out + k, out + k_padded, bf16{});
+    }
+    return;
+  }
   const auto prepare = [&](auto* out) {
     for (int r = begin; r < end; ++r) {
       const size_t source = p.row_index != nullptr ? p.row_index[r] : r;
@@ -252,7 +261,7 @@ void GemmImpl::PrepareAllRows(const ProjectParams& p) {
 void GemmImpl::MultiplyTile(const Job& job, const Units& units, int row, int n_rows, int worker) const {
   const PackedWeights& weights = *job.weights;
   const int blocks_each = weights.swiglu() ? 2 : 1, n_blocks = (units.end - units.first) * blocks_each;
-  const uint8_t* a = (job.own_rows ? own_[worker].rows : prepared_).data() +
+  const uint8_t* a = (job.rows != nullptr ? job.rows : own_[worker].rows.data()) +
                      static_cast<size_t>(row) * weights.k_padded() * SizeOf(weights.dtype());
   float* tile = own_[worker].tile.as<float>();
   if (const OnednnProduct* product = job.onednn[(n_rows - 1) / kRowStep]) {
@@ -287,18 +296,19 @@ void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units&
   TileEpilogue finish;
   finish.kind = p.epilogue;
   finish.c_stride = static_cast<size_t>(units.end - units.first) * blocks_each * kBlockColumns;
+  finish.out_dtype = p.out_dtype;
   finish.out_stride = weights.n_outputs();
   for (int row = first_row; row < end_row; row += kTileRows) {
     finish.n_rows = std::min(kTileRows, end_row - row);
     MultiplyTile(job, units, row, finish.n_rows, worker);
-    float* out = static_cast<float*>(p.out) + row * finish.out_stride;
+    auto* out = static_cast<uint8_t*>(p.out) + row * finish.out_stride * SizeOf(p.out_dtype);
     // Gate and up take turns, all else lies side by side.
     const int step = weights.swiglu() ? 1 : units.end - units.first;
     for (int unit = units.first; unit < units.end; unit += step) {
       finish.c = tile + (unit - units.first) * blocks_each * kBlockColumns;
       finish.c_up = finish.c + kBlockColumns;
       finish.n_columns = std::min(step * kBlockColumns, weights.n_outputs() - unit * kBlockColumns);
-      finish.out = out + unit * kBlockColumns;
+      finish.out = out + unit * kBlockColumns * SizeOf(p.out_dtype);
       FinishTile(finish);
     }
   }
@@ -307,7 +317,6 @@ void GemmImpl::ProjectUnits(const ProjectParams& p, const Job& job, const Units&
 GemmImpl::Job GemmImpl::MakeJob(const PackedWeights& weights, int n_rows) {
   Job job;
   job.weights = &weights;
-  job.own_rows = n_rows == 1 || n_rows * weights.k_padded() <= kOwnRowsWork;
   if (weights.dtype() == DType::kBF16) {
     job.kernel = kernels_.bf16;
     if (kernels_.bf16_blocks_at_once != nullptr) job.blocks_at_once = kernels_.bf16_blocks_at_once(n_rows);
@@ -350,13 +359,20 @@ void GemmImpl::SetReadAhead(WeightOrder* order) {
 void GemmImpl::Project(const ProjectParams& p) {
   const auto& weights = static_cast<const PackedWeights&>(*p.weight);
   T6_CHECK(weights.swiglu() == (p.epilogue == Epilogue::kSwiGlu), "n = {}, k = {}", weights.n(), weights.k());
+  T6_CHECK(p.in_dtype == DType::kF32 || (p.in_dtype == weights.dtype() && !p.norm.enabled), "{} into {}",
+           NameOf(p.in_dtype), NameOf(weights.dtype()));
   if (p.n_rows == 0) return;
   const Status reserved =
       Reserve(p.n_rows, weights.k(), weights.n());  // nothing, when Reserve was asked for enough
   T6_CHECK(reserved.ok(), "{}", MessageOf(reserved));
   Job job = MakeJob(weights, p.n_rows);
   ++n_products_;
-  if (!job.own_rows) PrepareAllRows(p);
+  if (p.in_dtype == DType::kBF16 && p.row_index == nullptr && weights.k() == weights.k_padded()) {
+    job.rows = static_cast<const uint8_t*>(p.in);
+  } else if (p.n_rows > 1 && p.n_rows * weights.k_padded() > kOwnRowsWork) {
+    PrepareAllRows(p);
+    job.rows = prepared_.data();
+  }
   // Blocks alone keep a few workers busy; many workers need the rows cut too.
   const int n_units = weights.n_units();
   const int wanted = std::max(1, 3 * pool_->n_threads() / n_units);
@@ -371,7 +387,7 @@ void GemmImpl::Project(const ProjectParams& p) {
   pool_->RunSticky(n_whole * n_chunks, units_at_once, [&](int first, int end, int worker) {
     const int first_row = first % n_chunks * chunk;
     const Units units{first / n_chunks, (end - 1) / n_chunks + 1};
-    if (Own& own = own_[worker]; job.own_rows && own.rows_of != n_products_) {
+    if (Own& own = own_[worker]; job.rows == nullptr && own.rows_of != n_products_) {
       PrepareRows(p, 0, p.n_rows, own.rows.data());
       own.rows_of = n_products_;
     }

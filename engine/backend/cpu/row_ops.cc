@@ -99,34 +99,34 @@ void ForColumns(int n_columns, const Whole& whole, const Part& part) {
   if (i < n_columns) part(i, n_columns - i);
 }
 
-void FinishTile(const TileEpilogue& t) {
+template <typename T>
+void StoreTile(const TileEpilogue& t) {
   const D d;
   for (int r = 0; r < t.n_rows; ++r) {
     const float* HWY_RESTRICT c = t.c + r * t.c_stride;
-    float* HWY_RESTRICT out = t.out + r * t.out_stride;
-    switch (t.kind) {
-      case Epilogue::kStore:
-        std::memcpy(out, c, static_cast<size_t>(t.n_columns) * sizeof(float));
-        break;
-      case Epilogue::kAdd:
-        for (int i = 0; i < t.n_columns; ++i) out[i] += c[i];
-        break;
-      case Epilogue::kSwiGlu: {
-        const float* HWY_RESTRICT up = t.c_up + r * t.c_stride;
-        // A tile's scratch always holds whole vectors, so the last one is computed whole and cut when stored.
-        ForColumns(
-            t.n_columns,
-            [&](int i) {
-              hn::StoreU(hn::Mul(Silu(d, hn::LoadU(d, c + i)), hn::LoadU(d, up + i)), d, out + i);
-            },
-            [&](int i, int n_left) {
-              HWY_ALIGN float last[HWY_LANES(float)];
-              hn::Store(hn::Mul(Silu(d, hn::LoadU(d, c + i)), hn::LoadU(d, up + i)), d, last);
-              std::memcpy(out + i, last, static_cast<size_t>(n_left) * sizeof(float));
-            });
-        break;
-      }
-    }
+    const float* HWY_RESTRICT up = t.c_up + r * t.c_stride;
+    T* HWY_RESTRICT out = static_cast<T*>(t.out) + r * t.out_stride;
+    const auto at = [&](int i) {
+      const V x = hn::LoadU(d, c + i);
+      return t.kind == Epilogue::kSwiGlu ? hn::Mul(Silu(d, x), hn::LoadU(d, up + i)) : x;
+    };
+    // A tile's scratch always holds whole vectors, so the last one is computed whole and cut when stored.
+    ForColumns(
+        t.n_columns, [&](int i) { StoreRow(d, at(i), out + i); },
+        [&](int i, int n_left) {
+          HWY_ALIGN T last[HWY_LANES(float)];
+          StoreRow(d, at(i), last);
+          std::memcpy(out + i, last, static_cast<size_t>(n_left) * sizeof(T));
+        });
+  }
+}
+
+void FinishTile(const TileEpilogue& t) {
+  if (t.kind != Epilogue::kAdd) return t.out_dtype == DType::kBF16 ? StoreTile<bf16>(t) : StoreTile<float>(t);
+  for (int r = 0; r < t.n_rows; ++r) {
+    const float* HWY_RESTRICT c = t.c + r * t.c_stride;
+    float* HWY_RESTRICT out = static_cast<float*>(t.out) + r * t.out_stride;
+    for (int i = 0; i < t.n_columns; ++i) out[i] += c[i];
   }
 }
 

@@ -15,7 +15,8 @@ void PrepareRow(const float* in, int k, int k_padded, const RmsNorm& norm, float
 // The same, rounded to bfloat16.
 void PrepareRow(const float* in, int k, int k_padded, const RmsNorm& norm, bf16* out);
 
-// out (+)= c, n_columns of each row; swiglu: out = silu(c) * c_up.
+// out (+)= c, n_columns of each row; swiglu: out = silu(c) * c_up. What is not added may be rounded to
+// bfloat16.
 struct TileEpilogue {
   Epilogue kind = Epilogue::kStore;
   const float* c = nullptr;  // [n_rows, c_stride]; gate for kSwiGlu
@@ -23,7 +24,8 @@ struct TileEpilogue {
   size_t c_stride = 0;
   int n_rows = 0;
   int n_columns = 0;
-  float* out = nullptr;
+  void* out = nullptr;
+  DType out_dtype = DType::kF32;
   size_t out_stride = 0;
 };
 void FinishTile(const TileEpilogue& tile);

@@ -177,19 +177,21 @@ void RunExpandTask(const AttentionRun& run, const ExpandTask& task, uint8_t* scr
               .accumulate = true});
     }
   }
-  k.finish({.parts = x.out,
-            .max = x.max,
-            .sum = x.sum,
-            .n_parts = 1,
-            .n = task.n_rows,
-            .d = s.d,
-            .dp = s.dp,
-            .scale = 1.0f / static_cast<float>(s.rank_v),
-            .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
-            .norm_eps = run.params->spec->head_norm_eps,
-            .out = static_cast<float*>(run.params->out) +
-                   (static_cast<size_t>(task.first_row) * s.h + task.head) * s.d,
-            .out_stride = static_cast<size_t>(s.h) * s.d});
+  k.finish(
+      {.parts = x.out,
+       .max = x.max,
+       .sum = x.sum,
+       .n_parts = 1,
+       .n = task.n_rows,
+       .d = s.d,
+       .dp = s.dp,
+       .scale = 1.0f / static_cast<float>(s.rank_v),
+       .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
+       .norm_eps = run.params->spec->head_norm_eps,
+       .out = static_cast<uint8_t*>(run.params->out) +
+              (static_cast<size_t>(task.first_row) * s.h + task.head) * s.d * SizeOf(run.params->out_dtype),
+       .out_dtype = run.params->out_dtype,
+       .out_stride = static_cast<size_t>(s.h) * s.d});
   if (k.leave != nullptr) k.leave();
 }
 

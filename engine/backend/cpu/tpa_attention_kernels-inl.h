@@ -14,6 +14,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/backend/cpu/row_ops.h"
 #include "engine/backend/cpu/tpa_attention_kernels.h"
 #include "engine/backend/cpu/tpa_attention_products-inl.h"
 
@@ -239,33 +240,38 @@ inline void WidenFp8(const WidenArgs& w) {
 
 // --- the end ---
 
-void Finish(const FinishArgs& f) {
+// Weights of the parts of up to a vector of entries, the sums they give, and their greatest maximum.
+struct PartWeights {
+  static constexpr int kParts = 32;  // at once
+  HWY_ALIGN float of[kParts][HWY_LANES(float)];
+};
+
+// The numbers of entry e, merged into the first part.
+inline void MergeEntry(const FinishArgs& f, int e, const PartWeights& w, int first, int n_parts, int lane) {
   const Df d;
   const int lanes = static_cast<int>(hn::Lanes(d));
-  for (int e = 0; e < f.n; ++e) {
-    float* row = f.parts + static_cast<size_t>(e) * f.dp;
-    float max = f.max[e];
-    for (int s = 1; s < f.n_parts; ++s) max = HWY_MAX(max, f.max[s * f.stat_stride + e]);
-    float total = f.sum[e];
-    if (f.n_parts > 1) {
-      const float weight = Exp2(f.max[e] - max);
-      total *= weight;
-      Scale(row, f.dp, weight);
+  float* row = f.parts + static_cast<size_t>(e) * f.dp;
+  for (int c = 0; c < f.dp; c += 2 * lanes) {
+    const float* part = row + c + static_cast<size_t>(first) * f.part_stride;
+    Vf s0 = hn::Zero(d), s1 = hn::Zero(d);
+    if (first > 0) s0 = hn::LoadU(d, row + c), s1 = hn::LoadU(d, row + c + lanes);
+    for (int s = 0; s < n_parts; ++s, part += f.part_stride) {
+      const Vf x = hn::Set(d, w.of[s][lane]);
+      s0 = hn::MulAdd(x, hn::LoadU(d, part), s0);
+      s1 = hn::MulAdd(x, hn::LoadU(d, part + lanes), s1);
     }
-    for (int s = 1; s < f.n_parts; ++s) {
-      const float weight = Exp2(f.max[s * f.stat_stride + e] - max);
-      total += weight * f.sum[s * f.stat_stride + e];
-      const float* part = f.parts + s * f.part_stride + static_cast<size_t>(e) * f.dp;
-      for (int c = 0; c < f.dp; c += lanes) {
-        hn::StoreU(hn::MulAdd(hn::Set(d, weight), hn::LoadU(d, part + c), hn::LoadU(d, row + c)), d, row + c);
-      }
-    }
-    Scale(row, f.dp, f.scale / total);
-    float* out = f.out + e * f.out_stride;
-    if (f.norm_weight == nullptr) {
-      std::memcpy(out, row, sizeof(float) * f.d);
-      continue;
-    }
+    hn::StoreU(s0, d, row + c);
+    hn::StoreU(s1, d, row + c + lanes);
+  }
+}
+
+// Divides an entry by its sum, applies subln, writes.
+inline void WriteEntry(const FinishArgs& f, int e, float total) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  float* row = f.parts + static_cast<size_t>(e) * f.dp;
+  Scale(row, f.dp, f.scale / total);
+  if (f.norm_weight != nullptr) {
     Vf squares = hn::Zero(d);  // columns from d on are zeros
     for (int c = 0; c < f.dp; c += lanes) {
       const Vf x = hn::LoadU(d, row + c);
@@ -273,7 +279,40 @@ void Finish(const FinishArgs& f) {
     }
     const float mean = hn::GetLane(hn::SumOfLanes(d, squares)) / static_cast<float>(f.d);
     const float factor = 1.0f / std::sqrt(mean + f.norm_eps);
-    for (int c = 0; c < f.d; ++c) out[c] = row[c] * factor * f.norm_weight[c];
+    for (int c = 0; c < f.d; ++c) row[c] = row[c] * factor * f.norm_weight[c];
+  }
+  if (f.out_dtype == DType::kBF16) {
+    PrepareRow(row, f.d, f.d, {}, static_cast<bf16*>(f.out) + e * f.out_stride);
+  } else {
+    std::memcpy(static_cast<float*>(f.out) + e * f.out_stride, row, sizeof(float) * f.d);
+  }
+}
+
+// The statistics of a vector of entries lie side by side, and may be read beyond the last one.
+void Finish(const FinishArgs& f) {
+  const Df d;
+  const int lanes = static_cast<int>(hn::Lanes(d));
+  PartWeights w;
+  HWY_ALIGN float totals[HWY_LANES(float)];
+  for (int e = 0; e < f.n; e += lanes) {
+    const int n = HWY_MIN(lanes, f.n - e);
+    Vf most = hn::LoadU(d, f.max + e), total = hn::LoadU(d, f.sum + e);
+    if (f.n_parts > 1) {
+      for (int s = 1; s < f.n_parts; ++s) most = hn::Max(most, hn::LoadU(d, f.max + s * f.stat_stride + e));
+      total = hn::Zero(d);
+      for (int first = 0; first < f.n_parts; first += PartWeights::kParts) {
+        const int n_parts = HWY_MIN(PartWeights::kParts, f.n_parts - first);
+        for (int s = 0; s < n_parts; ++s) {
+          const size_t at = (first + s) * f.stat_stride + e;
+          const Vf weight = Exp2(d, hn::Sub(hn::LoadU(d, f.max + at), most));
+          total = hn::MulAdd(weight, hn::LoadU(d, f.sum + at), total);
+          hn::Store(weight, d, w.of[s]);
+        }
+        for (int i = 0; i < n; ++i) MergeEntry(f, e + i, w, first, n_parts, i);
+      }
+    }
+    hn::Store(total, d, totals);
+    for (int i = 0; i < n; ++i) WriteEntry(f, e + i, totals[i]);
   }
 }
 

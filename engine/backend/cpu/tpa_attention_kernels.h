@@ -191,7 +191,8 @@ struct FinishArgs {
   float scale = 1.0f;                  // 1 / R_V
   const float* norm_weight = nullptr;  // [d], or null
   float norm_eps = 0.0f;
-  float* out = nullptr;  // entry e at e * out_stride
+  void* out = nullptr;  // entry e at e * out_stride, of out_dtype: kF32 or kBF16
+  DType out_dtype = DType::kF32;
   size_t out_stride = 0;
 };
 

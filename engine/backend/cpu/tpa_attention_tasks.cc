@@ -63,7 +63,9 @@ void FinishRow(const AttentionRun& run, int row) {
                        .scale = 1.0f / static_cast<float>(s.rank_v),
                        .norm_weight = run.params->spec->head_norm ? run.params->head_norm_weight : nullptr,
                        .norm_eps = run.params->spec->head_norm_eps,
-                       .out = static_cast<float*>(run.params->out) + static_cast<size_t>(row) * s.h * s.d,
+                       .out = static_cast<uint8_t*>(run.params->out) +
+                              static_cast<size_t>(row) * s.h * s.d * SizeOf(run.params->out_dtype),
+                       .out_dtype = run.params->out_dtype,
                        .out_stride = static_cast<size_t>(s.d)});
 }
 
