@@ -19,15 +19,6 @@ struct AttentionOutput {
       static_cast<float*>(data)[index] = x;
     }
   }
-  // Two columns; `index` is even.
-  __device__ void Store(int64_t index, float2 x) const {
-    if (is_bf16) {
-      *reinterpret_cast<__nv_bfloat162*>(static_cast<__nv_bfloat16*>(data) + index) =
-          __float22bfloat162_rn(x);
-    } else {
-      *reinterpret_cast<float2*>(static_cast<float*>(data) + index) = x;
-    }
-  }
   // Four columns; `index` is a multiple of four.
   __device__ void Store(int64_t index, float4 x) const {
     if (is_bf16) {

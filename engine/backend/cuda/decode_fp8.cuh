@@ -12,6 +12,9 @@ namespace t6::cuda {
 // Where a stage's numbers lie: rows of one byte each, in lines of 128 bytes that the copy has swizzled.
 __device__ inline uint32_t SwizzledByte(int byte) { return byte ^ ((byte >> 3) & 0x70); }
 
+// 1 / x of a power of two.
+__device__ inline float PowerReciprocal(float x) { return __uint_as_float(0x7f000000u - __float_as_uint(x)); }
+
 // Of every 16 numbers of d (the same as 8 pairs of columns), the place of number i in an operand: number 4 c
 // + m is column 2 c + m of the first eight for m < 2, else 2 c + m - 2 of the others.
 __device__ inline int Fp8Column(int i) { return (i & ~15) | (i & 2) << 2 | (i & 12) >> 1 | (i & 1); }
@@ -151,15 +154,12 @@ struct Fp8ConsumerWarp : ConsumerWarp<T> {
     }
   }
 
-  // Of a power of two.
-  __device__ static float Reciprocal(float x) { return __uint_as_float(0x7f000000u - __float_as_uint(x)); }
-
   // A greater scale than any before: what has been summed becomes relative to it.
   __device__ void RaiseScale(float most) {
     most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
     most = fmaxf(fmaxf(most, __shfl_xor_sync(~0u, most, 2)), largest_scale);
-    const float factor = largest_scale * Reciprocal(most);
-    largest_scale = most, to_relative = kBias * Reciprocal(most);
+    const float factor = largest_scale * PowerReciprocal(most);
+    largest_scale = most, to_relative = kBias * PowerReciprocal(most);
 #pragma unroll
     for (int n = 0; n < T::kDim / 8; ++n) {
 #pragma unroll

@@ -236,6 +236,9 @@ __device__ inline void StoreShared16Bytes(uint32_t address, const uint32_t (&x)[
                "r"(x[3])
                : "memory");
 }
+__device__ inline void StoreShared32(uint32_t address, uint32_t x) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
 // --- tensor cores
 // Four 8 x 8 matrices of 16-bit numbers; lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline void LoadMatrices(uint32_t (&m)[4], uint32_t address) {
@@ -334,6 +337,11 @@ __device__ inline float2 LoadSharedFloats(uint32_t address) {
 __device__ inline float Exp2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ inline float Reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 // Two bfloat16 in a word, the first in the low half.
