@@ -91,7 +91,9 @@ TEST(AttentionPlan, SharesOnlyWhatEveryRowSeesWhole) {
   AttentionPlan tasks;
   tasks.Build(early, kLimits);
   ExpectEveryPageOnce(early, tasks);
-  EXPECT_EQ(tasks.shared_tasks().back().page_end, 3);
+  int end = 0;
+  for (const FactorTask& task : tasks.shared_tasks()) end = std::max(end, task.page_end);
+  EXPECT_EQ(end, 3);
 }
 
 TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
@@ -123,13 +125,18 @@ TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
   EXPECT_EQ(next, static_cast<int>(tasks.own_tasks().size()));
 }
 
-TEST(AttentionPlan, ThreadsShareTheWorkInNeighbouringTasks) {
+TEST(AttentionPlan, ThreadsShareTheWorkEvenlyEachInTheOrderOfPages) {
   const StepPlan plan = MakeStep({{16 * kPageTokens + 3, 1}, {17 * kPageTokens - 1, 1}}, 16);
   AttentionPlan tasks;
   tasks.Build(plan, kLimits);
   const AttentionWave& wave = tasks.waves().front();
-  // Pages 0, 1, 2, 3, 4-7 are as much as 8-11, 12-15.
-  EXPECT_EQ(wave.shared_shares, (std::vector<int>{0, 5, 7}));
+  // Pages 4-7, 12-15 are as much as 0, 1, 2, 3, 8-11.
+  EXPECT_EQ(wave.shared_shares, (std::vector<int>{0, 2, 7}));
+  std::vector<int> begins;
+  for (const FactorTask& task : tasks.shared_tasks()) begins.push_back(task.page_begin);
+  EXPECT_EQ(begins, (std::vector<int>{4, 12, 0, 1, 2, 3, 8}));
+  for (size_t i = 0; i + 1 < begins.size(); ++i)
+    EXPECT_EQ(tasks.shared_tasks()[i].next_page, tasks.shared_tasks()[i + 1].pages[begins[i + 1]]);
   EXPECT_EQ(wave.own_shares, (std::vector<int>{0, 1, 2}));
   for (int n_threads : {1, 3, 8, 64}) {
     AttentionLimits limits = kLimits;

@@ -22,24 +22,35 @@ const int32_t* PageIds(const StepPlan& plan, int sequence) {
 }
 
 int64_t CostOf(const FactorTask& task) { return int64_t{task.page_end - task.page_begin} * task.n_rows; }
-int64_t CostOf(const std::vector<FactorTask>& tasks, int begin, int end) {
-  int64_t total = 0;
-  for (int i = begin; i < end; ++i) total += CostOf(tasks[i]);
-  return total;
-}
-
-// Tasks [begin, end) in as many runs of equal cost as there are threads.
-std::vector<int> Shares(const std::vector<FactorTask>& tasks, int begin, int end, int n_threads) {
-  const int64_t total = CostOf(tasks, begin, end);
-  int64_t passed = 0;
+// Tasks [begin, end) in as many runs of nearly equal cost as there are threads: the longest first, each to
+// the thread that has least so far. A thread takes its own in the order of pages. Returns where runs begin,
+// and the end, from `begin` on.
+std::vector<int> Deal(std::vector<FactorTask>* tasks, int begin, int end, int n_threads) {
+  struct Dealt {
+    int task, thread;
+  };
+  std::vector<Dealt> dealt;
+  for (int i = begin; i < end; ++i) dealt.push_back({i, 0});
+  std::stable_sort(dealt.begin(), dealt.end(), [&](const Dealt& a, const Dealt& b) {
+    return CostOf((*tasks)[a.task]) > CostOf((*tasks)[b.task]);
+  });
+  std::vector<int64_t> load(n_threads, 0);
+  for (Dealt& d : dealt) {
+    d.thread = static_cast<int>(std::min_element(load.begin(), load.end()) - load.begin());
+    load[d.thread] += CostOf((*tasks)[d.task]);
+  }
+  std::sort(dealt.begin(), dealt.end(), [](const Dealt& a, const Dealt& b) {
+    return a.thread != b.thread ? a.thread < b.thread : a.task < b.task;
+  });
+  std::vector<FactorTask> sorted;
   std::vector<int> shares{0};
-  for (int i = begin; i < end; ++i) {
-    // A task belongs to the thread in whose share its middle lies.
-    const int64_t middle = 2 * passed + CostOf(tasks[i]);
-    while (static_cast<int64_t>(shares.size()) * 2 * total <= middle * n_threads) shares.push_back(i - begin);
-    passed += CostOf(tasks[i]);
+  for (const Dealt& d : dealt) {
+    shares.resize(d.thread + 1, static_cast<int>(sorted.size()));
+    sorted.push_back((*tasks)[d.task]);
   }
   shares.resize(n_threads + 1, end - begin);
+  for (size_t i = 1; i < sorted.size(); ++i) sorted[i - 1].next_page = sorted[i].pages[sorted[i].page_begin];
+  std::copy(sorted.begin(), sorted.end(), tasks->begin() + begin);
   return shares;
 }
 
@@ -75,9 +86,9 @@ void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   waves_.back().shared_end = static_cast<int32_t>(shared_tasks_.size());
   waves_.back().own_end = static_cast<int32_t>(own_tasks_.size());
   for (AttentionWave& wave : waves_) {
-    wave.shared_shares = Shares(shared_tasks_, wave.shared_begin, wave.shared_end, limits_.n_threads);
-    wave.own_shares = Shares(own_tasks_, wave.own_begin, wave.own_end, limits_.n_threads);
-    wave.own_cost = CostOf(own_tasks_, wave.own_begin, wave.own_end);
+    wave.shared_shares = Deal(&shared_tasks_, wave.shared_begin, wave.shared_end, limits_.n_threads);
+    wave.own_shares = Deal(&own_tasks_, wave.own_begin, wave.own_end, limits_.n_threads);
+    for (int i = wave.own_begin; i < wave.own_end; ++i) wave.own_cost += CostOf(own_tasks_[i]);
   }
   std::stable_sort(expand_tasks_.begin(), expand_tasks_.end(),
                    [](const ExpandTask& a, const ExpandTask& b) { return a.cost > b.cost; });
@@ -115,12 +126,6 @@ void AttentionPlan::AddFactorSequences(const StepPlan& plan, int first, int end,
   close();
 }
 
-// Workers take neighbouring tasks.
-void AttentionPlan::Add(std::vector<FactorTask>* tasks, const FactorTask& task) {
-  if (!tasks->empty()) tasks->back().next_page = task.pages[task.page_begin];
-  tasks->push_back(task);
-}
-
 void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
   int needed = 0;
   for (int s = unit.first; s < unit.end; ++s) {
@@ -137,9 +142,9 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
   }
   for (int page = 0; page < unit.shared_pages; page = FirstPageOf(SplitOf(page) + 1)) {
     const int split = SplitOf(page);
-    Add(&shared_tasks_,
-        {unit.row, unit.row_end - unit.row, page, std::min(FirstPageOf(split + 1), unit.shared_pages), split,
-         -1, PageIds(plan, unit.first), false});
+    shared_tasks_.push_back({unit.row, unit.row_end - unit.row, page,
+                             std::min(FirstPageOf(split + 1), unit.shared_pages), split, -1,
+                             PageIds(plan, unit.first), false});
   }
   for (int s = unit.first; s < unit.end; ++s) {
     const int begin = std::max(unit.row, plan.row_begin[s]),
@@ -149,8 +154,8 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
     const int first_split = SplitOf(unit.shared_pages);
     for (int split = first_split; split < n_splits; ++split) {
       const int page = std::max(FirstPageOf(split), unit.shared_pages);
-      Add(&own_tasks_, {begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
-                        PageIds(plan, s), page > FirstPageOf(split)});
+      own_tasks_.push_back({begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
+                            PageIds(plan, s), page > FirstPageOf(split)});
     }
     for (int row = begin; row < end; ++row) {
       slot_[row] = used_slots_, n_splits_[row] = n_splits, n_own_tasks_[row] = n_splits - first_split;

@@ -80,7 +80,6 @@ class AttentionPlan {
     int first, end, row, row_end, shared_pages;
   };
   void AddFactorSequences(const StepPlan& plan, int first, int end, int shared_pages);
-  static void Add(std::vector<FactorTask>* tasks, const FactorTask& task);
   void AddUnit(const StepPlan& plan, const Unit& unit);
   void AddExpandTasks(const StepPlan& plan, int sequence);
 
