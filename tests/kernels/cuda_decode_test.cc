@@ -162,7 +162,7 @@ TEST_P(CudaDecode, ManySequencesInOneBlock) {
 TEST_P(CudaDecode, Fp8PagesOfEveryShape) {
   const std::vector<int> lengths = {1, 63, 64, 65, 700, 1500, 3, 128};
   for (const int rank : {1, 2}) {
-    for (const int h : {5, 13, 16, 32, 47, 48, 61, 78, 128}) {
+    for (const int h : {5, 13, 16, 32, 47, 48, 61, 78, 97, 128}) {
       CudaDecodeCase c{h, 64, rank, 6, lengths};
       c.fp8 = true;
       EXPECT_LT(ErrorOf(c), kTolerance / 2) << "rank " << rank << " h " << h;

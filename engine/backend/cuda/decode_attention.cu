@@ -58,7 +58,9 @@ std::optional<DecodeAttentionConfig> MakeForFp8(const DecodeShape& shape, const 
     config.head_tiles = instance.max_heads / kTileHeads;
     config.n_threads = instance.n_threads;
     const int exchange = std::max(instance.exchange_bytes, instance.factor_offset + FactorBytes(shape));
-    if (FitRing(device, exchange, &config)) return config;
+    // Each warpgroup has a part of the ring, of a page at least.
+    const int n_groups = instance.n_threads / 128 - 1;
+    if (FitRing(device, exchange, &config) && config.n_stages >= 2 * n_groups) return config;
   }
   return std::nullopt;
 }

@@ -1,6 +1,5 @@
-// The decode kernel over fp8 pages on Hopper: a warpgroup has a page, or half
-// of its heads, and the pages come from the same producer as everywhere.
-// docs/kernels.md says more and what was measured.
+// The decode kernel over fp8 pages on Hopper: a warpgroup has a page, or half of its heads, and the pages
+// come from the same producer as everywhere. docs/kernels.md says more and what was measured.
 #pragma once
 
 #include <array>

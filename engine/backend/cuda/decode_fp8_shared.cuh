@@ -1,5 +1,5 @@
-// Decode over fp8 pages on Hopper: its compile-time shape, the layout of shared
-// memory, and the ring as its warpgroups read it.
+// Decode over fp8 pages on Hopper: its compile-time shape, the layout of shared memory, and the ring as its
+// warpgroups read it.
 #pragma once
 
 #include "engine/backend/cuda/decode_fp8.cuh"
@@ -7,8 +7,7 @@
 
 namespace t6::cuda {
 
-// kPageGroups warpgroups take pages in turn, with all heads; or two divide the
-// heads of every page.
+// kPageGroups warpgroups take pages in turn, with all heads; or two divide the heads of every page.
 template <int kRankT, int kHeadsT, int kHeadGroupsT, int kPageGroupsT>
 struct Fp8Traits : DecodeTraits<kRankT, 64, 64, 12, true> {
   static constexpr int kHeads = kHeadsT;  // of a warpgroup, missing ones included
@@ -24,15 +23,14 @@ struct Fp8Traits : DecodeTraits<kRankT, 64, 64, 12, true> {
   static constexpr bool kTileQuery = true;
 };
 
-// Behind the ring: barriers, the query, each warpgroup's weighted factors,
-// sums. When a segment begins its query's factors lie where the weights will,
-// and what is behind them; when it ends, the warpgroups' outputs do.
+// Behind the ring: barriers, the query, each warpgroup's weighted factors, sums. When a segment begins its
+// query's factors lie where the weights will, and what is behind them; when it ends, the warpgroups' outputs
+// do.
 template <class T>
 struct Fp8Shared : BlockShared<T> {
   static constexpr int kBarrierBytes = 1024;  // keeps the alignment of the tiles
   static constexpr int kQueryBytes = T::kHeadGroups * T::kHeads * 128;
-  // Of a warpgroup: [R][heads][64 tokens] half precision, or [heads][64]
-  // floats.
+  // Of a warpgroup: [R][heads][64 tokens] half precision, or [heads][64] floats.
   static constexpr int kWeightBytes = T::kHeads * 128 * (T::kRank > 2 ? T::kRank : 2);
 
   struct Sums {                  // of a warpgroup
@@ -57,9 +55,8 @@ struct Fp8Shared : BlockShared<T> {
   }
 };
 
-// Makes p and shared those of a warpgroup's own part of the ring, with a
-// producer of its own: one is too slow for small pages. Where warpgroups divide
-// heads they share the ring.
+// Makes p and shared those of a warpgroup's own part of the ring, with a producer of its own: one is too slow
+// for small pages. Where warpgroups divide heads they share the ring.
 template <class T>
 __device__ void TakeRingPart(int group, DecodeParams& p, Fp8Shared<T>& shared) {
   if (T::kHeadGroups > 1) return;

@@ -1,8 +1,7 @@
-// A warpgroup's work on fp8 pages on Hopper: scores of 64 tokens and all heads,
-// weights, values. A warp makes 16 tokens of B_K half precision in registers
-// once, whatever the number of heads, and the query is the other operand, in
-// shared memory. Weights times A_V go through shared memory and meet B_V
-// transposed, 16 numbers of d a warp.
+// A warpgroup's work on fp8 pages on Hopper: scores of 64 tokens and all heads, weights, values. A warp makes
+// 16 tokens of B_K half precision in registers once, whatever the number of heads, and the query is the other
+// operand, in shared memory. Weights times A_V go through shared memory and meet B_V transposed, 16 numbers
+// of d a warp.
 #pragma once
 
 #include "engine/backend/cuda/decode_fp8_shared.cuh"
@@ -10,14 +9,13 @@
 
 namespace t6::cuda {
 
-// A lane's part of a warpgroup's work, all in registers. With g = lane / 4 and
-// c = lane % 4 it has tokens 16 warp + 2 g and the next, numbers 16 warp + 2 g
-// and the next of d, and heads 8 tile + 2 c and the next.
+// A lane's part of a warpgroup's work, all in registers. With g = lane / 4 and c = lane % 4 it has tokens 16
+// warp + 2 g and the next, numbers 16 warp + 2 g and the next of d, and heads 8 tile + 2 c and the next.
 template <class T>
 class Fp8Warpgroup {
   static constexpr int kRank = T::kRank, kTiles = T::kTiles, kNumbers = T::kTiles * 4;
   static constexpr float kBias = 0x1p-8f;      // see Fp8ConsumerWarp
-  static constexpr float kKeyBias = 0x1p+7f;   // keeps what is 2^-15 of a token's greatest term exact
+  static constexpr float kKeyBias = 0x1p+7f;   // keeps terms down to 2^-22 of a token's greatest exact
   static constexpr float kTooMuch = 0x1p+15f;  // of a weight, for half precision
 
  public:
@@ -92,7 +90,7 @@ class Fp8Warpgroup {
   __device__ void AttendPage(int valid) {
     float logit[kNumbers], multiplier[2];
     Score(ring_.Next(), logit, multiplier);
-    ring_.Release();
+    ring_.Release();  // behind the scores' products, that is long after the last load
     if (valid < 64) Mask(valid, logit, multiplier);
     float weight[kNumbers], more[2 * kTiles];
     const float most = Weigh(logit, multiplier, weight, more);
@@ -106,8 +104,7 @@ class Fp8Warpgroup {
       scales[r] = ptx::LoadSharedFloats(stage + scale_offset_[r]);
       largest = fmaxf(largest, fmaxf(scales[r].x, scales[r].y));
     }
-    // Behind this barrier the products that read the last page's weights are
-    // done.
+    // Behind this barrier the products that read the last page's weights are done.
     const bool raises = most > kTooMuch || largest > largest_scale_;
     if (ptx::NamedBarrierAny(Barrier(), 128, raises)) {
       Raise(logit, multiplier, largest);
@@ -171,9 +168,9 @@ class Fp8Warpgroup {
     SettleValues();  // their registers are wanted
     uint32_t keys[kRank][4][4];
     float score[kRank][kNumbers];
+    // One rank's products run while the next one's operands are made.
 #pragma unroll
-    for (int r = 0; r < kRank; ++r) {  // one rank's products run while the next
-                                       // one's operands are made
+    for (int r = 0; r < kRank; ++r) {
       WidenKeys(raw[r], relative[r], keys[r]);
       wgmma::Fence();
 #pragma unroll
@@ -205,8 +202,7 @@ class Fp8Warpgroup {
     }
   }
 
-  // Terms of a token become relative to its largest scale, which its logits get
-  // back.
+  // Terms of a token become relative to its largest scale, which its logits get back.
   __device__ static void MakeRelative(const float2 (&scales)[kRank], uint32_t (&relative)[kRank][2],
                                       float (&multiplier)[2]) {
     multiplier[0] = scales[0].x, multiplier[1] = scales[0].y;
@@ -225,8 +221,7 @@ class Fp8Warpgroup {
       multiplier[0] *= 1.0f / kKeyBias, multiplier[1] *= 1.0f / kKeyBias;
     }
   }
-  // Operands of the scores: a word of four numbers of d is a step's columns 2
-  // c, 2 c + 1, 2 c + 8, 2 c + 9.
+  // Operands of the scores: a word of four numbers of d is a step's columns 2 c, 2 c + 1, 2 c + 8, 2 c + 9.
   __device__ static void WidenKeys(const uint32_t (&raw)[2][4], const uint32_t (&relative)[2],
                                    uint32_t (&keys)[4][4]) {
 #pragma unroll
@@ -295,8 +290,8 @@ class Fp8Warpgroup {
     return fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3]));
   }
 
-  // A weight too large for half precision or a scale of V greater than any
-  // before, somewhere in the warpgroup: moves its bases.
+  // A weight too large for half precision or a scale of V greater than any before, somewhere in the
+  // warpgroup: moves its bases.
   __device__ void Raise(const float (&logit)[kNumbers], const float (&multiplier)[2], float largest) {
     auto& own = shared_.OfGroup(group_);
 #pragma unroll
@@ -331,8 +326,8 @@ class Fp8Warpgroup {
     }
   }
 
-  // Joins every head's value over the lanes that have one, for the warpgroup to
-  // find in of_warps. Half of the lanes go on with each half of what there is.
+  // Joins every head's value over the lanes that have one, for the warpgroup to find in of_warps. Half of the
+  // lanes go on with each half of what there is.
   template <typename Join>
   __device__ void Gather(const float (&x)[2 * kTiles], Join join) const {
     const bool odd = (lane_ & 16) != 0, second = (lane_ & 8) != 0;
@@ -383,8 +378,7 @@ class Fp8Warpgroup {
     }
   }
 
-  // Operands of the output: a step's columns are the even tokens of 16, then
-  // the odd ones.
+  // Operands of the output: a step's columns are the even tokens of 16, then the odd ones.
   __device__ void LoadValues(uint32_t stage) {
 #pragma unroll
     for (int r = 0; r < kRank; ++r) {
@@ -416,8 +410,7 @@ class Fp8Warpgroup {
   const Fp8Shared<T>& shared_;
   Fp8StageReader<T>& ring_;
   int group_, warp_, lane_, first_head_;
-  int turn_ = 0,
-      first_turn_;  // whose the next page is; whose the segment's first was
+  int turn_ = 0, first_turn_;  // whose the next page is, and whose the segment's first was
   uint32_t key_offset_, value_offset_, head_offset_[kRank], scale_offset_[kRank], weight_store_;
   uint64_t query_tile_, weight_tile_;
   float out_[kNumbers];  // [tile][d][head]
