@@ -1,9 +1,10 @@
 // Decode and prefill end to end, in one process, through the engine's own interface: what one user and what
 // sixteen get. Beside each decode figure stands its floor: bytes of weights and factors a token, at the read
 // bandwidth that the same threads reach over a buffer of that size. The machine is rarely alone and its
-// bandwidth drifts within seconds, so every repeat takes the floor just before and just after the figure, and
-// the share is the median of the repeats' own shares; their range is printed too. How long a cache line takes
-// between two threads, first and last, tells whether the machine's cores lay under one cache.
+// bandwidth drifts within seconds, so every repeat takes what it is held against just before and just after
+// the figure, the share is the median of the repeats' own shares, and their range is printed too. Beside a
+// figure stands also what moved it: how often the cores lay under different caches (a cache line's way from
+// one to the other and back tells), with the share in either state, and what others took of the cores.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,9 +12,11 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bench/ceiling.h"
+#include "bench/machine_watch.h"
 #include "bench/peak_flops.h"
 #include "engine/base/page_tokens.h"
 #include "engine/engine.h"
@@ -42,13 +45,18 @@ class Bench {
     return prompt;
   }
 
-  // Tokens a second of `n` streams on one prompt, once all have their first token: the median of windows of
-  // kWindow tokens, as the floor is a median of passes, so that whoever else takes a core for a moment counts
-  // in neither.
-  double Decode(const std::vector<int32_t>& prompt, int n) {
-    if (prompt.size() > 1) Run(prompt, 1);  // its factors are cached from now on
+  // Computes the prompt that streams start from.
+  void Cache(std::vector<int32_t> prompt) {
+    prompt_ = std::move(prompt);
+    if (prompt_.size() > 1) Run(prompt_, 1);  // its factors are cached from now on
+  }
+
+  // Tokens a second of `n` streams on the cached prompt, once all have their first token: the median of
+  // windows of kWindow tokens, as the floor is a median of passes, so that whoever else takes a core for a
+  // moment counts in neither.
+  double Decode(int n) {
     std::vector<std::shared_ptr<EventStream>> streams;
-    for (int i = 0; i < n; ++i) streams.push_back(Submit(prompt, kNewTokens));
+    for (int i = 0; i < n; ++i) streams.push_back(Submit(prompt_, kNewTokens));
     for (auto& stream : streams) Await(*stream, 1);
     // Every step gives each of them a token, so that one tells the time of all.
     std::vector<double> rates;
@@ -104,6 +112,7 @@ class Bench {
   Engine* engine_;
   Options options_;
   std::mt19937 random_;
+  std::vector<int32_t> prompt_;
 };
 
 // What the repeats gave: the middle one, and how far they lie apart.
@@ -113,6 +122,22 @@ struct Spread {
         least(*std::min_element(values.begin(), values.end())),
         most(*std::max_element(values.begin(), values.end())) {}
   double median, least, most;
+};
+
+// Ratios by the state of the machine that each repeat met.
+struct Ratios {
+  std::vector<double> all, together, apart;
+
+  void Add(double ratio, bool cores_apart) {
+    all.push_back(ratio);
+    (cores_apart ? apart : together).push_back(ratio);
+  }
+  // "; together 57, apart 46" where there were both.
+  std::string ByState(int decimals) const {
+    if (together.empty() || apart.empty()) return "";
+    return fmt::format("; together {:.{}f}, apart {:.{}f}", Median(together), decimals, Median(apart),
+                       decimals);
+  }
 };
 
 class Figures {
@@ -128,34 +153,44 @@ class Figures {
     const double token = static_cast<double>(info_.memory.page_bytes) / kPageTokens;
     const double bytes = weights_ + token * (context + 0.5 * kNewTokens);
     ReadCeiling ceiling(static_cast<size_t>(bytes), options_.threads);
-    std::vector<double> rates, floors, shares;
+    MachineWatch watch(options_.threads);
+    std::vector<double> rates, floors;
+    Ratios shares;
     for (int i = 0; i < options_.repeats; ++i) {
-      const std::vector<int32_t> prompt = bench_.RandomPrompt(std::max(context, 1));
+      bench_.Cache(bench_.RandomPrompt(std::max(context, 1)));
+      const bool apart = watch.CoresApart();
       const double before = ceiling.BytesPerSecond() / bytes;
-      rates.push_back(bench_.Decode(prompt, 1));
+      rates.push_back(bench_.Decode(1));
       const double after = ceiling.BytesPerSecond() / bytes;
       floors.push_back((before + after) / 2);
-      shares.push_back(100 * rates.back() / floors.back());
+      shares.Add(100 * rates.back() / floors.back(), apart);
     }
-    const Spread share(shares);
+    const Spread share(shares.all), rate(rates);
     fmt::print(
-        "{:<36} {:>6.0f} tok/s   floor {:>6.0f} tok/s ({:.1f} MB a token)   {:>3.0f} % of it ({:.0f} to "
-        "{:.0f})\n",
-        name, Median(rates), Median(floors), bytes / 1e6, share.median, share.least, share.most);
+        "{:<36} {:>6.0f} tok/s ({:.0f} to {:.0f})   floor {:>6.0f} tok/s ({:.1f} MB a token)   {:>3.0f} % of "
+        "it ({:.0f} to {:.0f}{}){}\n",
+        name, rate.median, rate.least, rate.most, Median(floors), bytes / 1e6, share.median, share.least,
+        share.most, shares.ByState(0), watch.Report());
   }
 
   void SixteenStreams(const char* name, int context) {
     if (!Wanted(name)) return;
-    std::vector<double> ones, sixteens, ratios;
+    MachineWatch watch(options_.threads);
+    std::vector<double> ones, sixteens;
+    Ratios ratios;
     for (int i = 0; i < options_.repeats; ++i) {
-      const std::vector<int32_t> prompt = bench_.RandomPrompt(context);
-      ones.push_back(bench_.Decode(prompt, 1));
-      sixteens.push_back(bench_.Decode(prompt, 16));
-      ratios.push_back(sixteens.back() / ones.back());
+      bench_.Cache(bench_.RandomPrompt(context));
+      const bool apart = watch.CoresApart();
+      const double before = bench_.Decode(1);
+      sixteens.push_back(bench_.Decode(16));
+      ones.push_back((before + bench_.Decode(1)) / 2);
+      ratios.Add(sixteens.back() / ones.back(), apart);
     }
-    const Spread ratio(ratios);
-    fmt::print("{:<36} {:>6.0f} tok/s   {:.2f} x one stream's {:.0f} ({:.2f} to {:.2f})\n", name,
-               Median(sixteens), ratio.median, Median(ones), ratio.least, ratio.most);
+    const Spread ratio(ratios.all), sixteen(sixteens);
+    fmt::print(
+        "{:<36} {:>6.0f} tok/s ({:.0f} to {:.0f})   {:.2f} x one stream's {:.0f} ({:.2f} to {:.2f}{}){}\n",
+        name, sixteen.median, sixteen.least, sixteen.most, ratio.median, Median(ones), ratio.least,
+        ratio.most, ratios.ByState(2), watch.Report());
   }
 
   void Prefill(const char* name, int n) {
@@ -164,16 +199,19 @@ class Figures {
     const double row_flops =
         2.0 * static_cast<double>(info_.n_parameters - int64_t{info_.vocab_size} * info_.width);
     const double peak = PeakFlops(options_.dtype == "f32" ? DType::kF32 : DType::kBF16, options_.threads);
+    MachineWatch watch(options_.threads);
     std::vector<double> times;
-    for (int i = 0; i < options_.repeats; ++i) times.push_back(bench_.PrefillSeconds(n));
+    for (int i = 0; i < options_.repeats; ++i) {
+      watch.CoresApart();
+      times.push_back(bench_.PrefillSeconds(n));
+    }
     const Spread seconds(times);
     const double flops = row_flops * n / seconds.median;
     fmt::print(
         "{:<36} {:>6.0f} tok/s   {:.1f} ms ({:.1f} to {:.1f}); products alone {:.0f} GFLOP/s, {:.0f} % of "
-        "the "
-        "peak of {:.0f}\n",
+        "the peak of {:.0f}{}\n",
         name, n / seconds.median, seconds.median * 1e3, seconds.least * 1e3, seconds.most * 1e3, flops / 1e9,
-        100 * flops / peak, peak / 1e9);
+        100 * flops / peak, peak / 1e9, watch.Report());
   }
 
  private:
