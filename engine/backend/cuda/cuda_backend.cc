@@ -246,7 +246,7 @@ Status CudaBackend::BeginStep(const StepPlan& plan, const AttentionSpec& spec) {
   T6_RETURN_IF_ERROR(attention_->Plan(plan, spec));
   const auto attention_key = static_cast<uint64_t>(attention_->graph_key());
   // Events say nothing about operations within a graph; a program keeps its own clocks.
-  const bool is_timed = timer_ != nullptr && plan.n_rows() > cuda::StepProgram::kMaxRows;
+  const bool is_timed = timer_ != nullptr && plan.n_rows() >= cuda::kMinSplitRows;
   const bool has_graph = attention_key != 0 && plan.n_outputs() > 0 && !is_timed;
   n_rows_ = has_graph ? attention_->step().row_capacity : plan.n_rows();
   n_outputs_ = has_graph ? PowerOfTwoFrom(plan.n_outputs(), limits_.max_outputs) : plan.n_outputs();
@@ -307,7 +307,8 @@ Status CudaBackend::Embed(const EmbedParams& params) {
       "embedding",
       [&]() -> Status {
         T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
-        if (graphs_->captures()) program_->Begin(std::max(n_rows_, n_outputs_));
+        const int n_rows = std::max(n_rows_, n_outputs_);
+        if (graphs_->captures() && n_rows < cuda::kMinSplitRows) program_->Begin(n_rows);
         return absl::OkStatus();
       },
       Id(call.table), Id(call.out), Id(call.ids));

@@ -181,11 +181,11 @@ StatusOr<Gemm::Rows> Gemm::Prepare(const ProjectParams& p, const PackedWeights& 
 bool Gemm::IsFew(const PackedWeights& w, int n_rows, Epilogue epilogue) const {
   if (n_rows > max_few_rows_ || w.dtype() != DType::kBF16) return false;
   if (epilogue == Epilogue::kAdd && w.n() != width_) return false;  // stats are of rows of this width
-  return !Splits(n_rows) || SplitShape::Suits(w.padded_n(), n_sms_);
+  return n_rows <= kMaxSkinnyRows || SplitShape::Suits(w.padded_n(), n_sms_);
 }
 
 Status Gemm::ProjectFew(const ProjectParams& p, const PackedWeights& w, int n_rows) {
-  const bool splits = Splits(n_rows);
+  const bool splits = Splits(n_rows) && SplitShape::Suits(w.padded_n(), n_sms_);
   SkinnyCall call;
   call.weight = w.data(), call.n = w.n_outputs(), call.k_stride = w.stride();
   call.up_row = w.padded_outputs();

@@ -76,7 +76,8 @@ class Gemm {
     int k;  // numbers of a row to read; zeros from weight.k() on
   };
   bool Collects() const { return program_ != nullptr && program_->collects(); }
-  static bool Splits(int n_rows) { return n_rows > kMaxSkinnyRows; }
+  // Rows of this number, but for products that split_product.h does not suit.
+  static bool Splits(int n_rows) { return n_rows >= kMinSplitRows; }
   // By our own kernels.
   bool IsFew(const PackedWeights& weights, int n_rows, Epilogue epilogue) const;
   // What has been collected comes before what is launched now.

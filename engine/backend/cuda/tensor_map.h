@@ -8,6 +8,20 @@
 
 namespace t6::cuda {
 
+// The driver's function, by name through the runtime, so that nothing links against the driver. Null where
+// it has none.
+inline decltype(&cuTensorMapEncodeTiled) TensorMapEncoder() {
+  static const auto encoder = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
+                                                               cudaEnableDefault, &found);
+    const bool exists = error == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    return exists ? reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function) : nullptr;
+  }();
+  return encoder;
+}
+
 // An array of kRank dimensions, the innermost first, contiguous; strides in bytes of the others, multiples of
 // 16. The innermost dimension of a box has 64 numbers. What lies past the end of a dimension reads as zero.
 // Fails where the driver cannot describe it.
@@ -15,19 +29,14 @@ template <int kRank>
 cudaError_t MakeTensorMap(const void* array, const cuuint64_t (&sizes)[kRank],
                           const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank],
                           CUtensorMap* map) {
-  // By name through the runtime, so that nothing links against the driver.
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  if (error != cudaSuccess) return error;
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  const auto encode = TensorMapEncoder();
+  if (encode == nullptr) return cudaErrorNotSupported;
   cuuint32_t steps[kRank];
   for (cuuint32_t& step : steps) step = 1;
-  const CUresult result = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function)(
-      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(array), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(array), sizes, strides, box,
+             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
