@@ -33,7 +33,7 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
     if (shared > 0 && n_sequences > 1) step.shared_prefixes.push_back({0, draw(2, n_sequences), shared});
     cuda::RowsPlanOptions options{.n_blocks = draw(1, 132),
                                   .n_heads = 7,
-                                  .group_heads = {3, 3, 4},
+                                  .group_heads = {3, 3, 4, 4},
                                   .max_partial_rows = draw(0, 1) == 0 ? 2000 : 100000};
     options.min_prefill_rows = draw(0, 1) * 100, options.max_scratch_tokens = 1000;
     options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
@@ -101,7 +101,7 @@ TEST(CudaRowsPlan, PrefillOnlyPlansEveryChunkOrNothing) {
   }
   step.shared_prefixes.push_back({0, 3, 2});
   cuda::RowsPlanOptions options{
-      .n_blocks = 132, .n_heads = 7, .group_heads = {3, 3, 4}, .max_partial_rows = 2000};
+      .n_blocks = 132, .n_heads = 7, .group_heads = {3, 3, 4, 4}, .max_partial_rows = 2000};
   options.min_prefill_rows = 1, options.prefill_only = true;
   options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
   for (const bool has_room : {true, false}) {

@@ -21,8 +21,8 @@ constexpr size_t kSectionBytes = size_t{28} << 20;  // of expanded keys and valu
 // What decides whether rows share a prefix, measured (docs/prefill_kernels.md): the rows kernels' time for a
 // page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond of pages that
 // others read too; launches and a combine.
-constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 3.8f};
-constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f, kSharingNs = 20000.0f;
+constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 2.5f, 3.5f};
+constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f, kSharingNs = 26000.0f;
 
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 

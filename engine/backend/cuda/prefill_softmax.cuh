@@ -17,6 +17,10 @@ struct SoftmaxRows {
   static constexpr float kModerate = 40.0f;   // of a greatest score: with it a base is 0
   static constexpr float kMostSum = 0x1p60f;  // of a block's weights; a lane's quarter of a row
 
+  // What stands for a row whose greatest first score is `most`.
+  __device__ static float BaseOf(float most) {
+    return fabsf(most) <= kModerate || most == -INFINITY ? 0.0f : most;
+  }
   __device__ static bool IsTooMuch(const float (&sum)[2]) {
     return !(sum[0] < kMostSum && sum[1] < kMostSum);
   }
@@ -35,8 +39,7 @@ struct SoftmaxRows {
       }
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
       most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
-      const bool is_moderate = fabsf(most) <= kModerate || most == -INFINITY;
-      const float moved = is_first ? (is_moderate ? 0.0f : most) : fmaxf(base[k], most);
+      const float moved = is_first ? BaseOf(most) : fmaxf(base[k], most);
       factor[k] = is_first ? 1.0f : ptx::Exp2(base[k] - moved);
       base[k] = moved, sum[k] = is_first ? 0.0f : sum[k] * factor[k];
       any |= moved != 0.0f;

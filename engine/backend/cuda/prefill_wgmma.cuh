@@ -15,6 +15,9 @@ __device__ inline uint64_t Tile(uint32_t shared) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62, kGroupBytes = 1024;
   return kSwizzle128 | ((kGroupBytes >> 4) << 32) | (uint64_t{1} << 16) | ((shared & 0x3ffff) >> 4);
 }
+// The same from its low half, to which steps are added without a carry.
+__device__ inline uint32_t TileLow(uint32_t shared) { return (shared >> 4) + (1u << 16); }
+__device__ inline uint64_t TileOf(uint32_t low) { return (Tile(0) & ~uint64_t{0xffffffff}) | low; }
 // What one step over the summed dimension, 16 numbers, adds to a descriptor.
 inline constexpr uint64_t kColumnStep = 32 >> 4;       // along a row
 inline constexpr uint64_t kRowStep = (16 * 128) >> 4;  // 16 rows of a transposed B
@@ -66,6 +69,20 @@ __device__ inline void MmaRegisters(float (&c)[32], const uint32_t (&a)[4], uint
         "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]),
         "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27]), "+f"(c[28]), "+f"(c[29]),
         "+f"(c[30]), "+f"(c[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulates), "n"(kTransposedB));
+}
+template <int kTransposedB>
+__device__ inline void MmaRegisters(float (&c)[28], const uint32_t (&a)[4], uint64_t b, int accumulates) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %33, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n56k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27}, "
+      "{%28, %29, %30, %31}, %32, p, 1, 1, %34;\n}"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]), "+f"(c[4]), "+f"(c[5]), "+f"(c[6]), "+f"(c[7]),
+        "+f"(c[8]), "+f"(c[9]), "+f"(c[10]), "+f"(c[11]), "+f"(c[12]), "+f"(c[13]), "+f"(c[14]), "+f"(c[15]),
+        "+f"(c[16]), "+f"(c[17]), "+f"(c[18]), "+f"(c[19]), "+f"(c[20]), "+f"(c[21]), "+f"(c[22]),
+        "+f"(c[23]), "+f"(c[24]), "+f"(c[25]), "+f"(c[26]), "+f"(c[27])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulates), "n"(kTransposedB));
 }
 template <int kTransposedA, int kTransposedB>

@@ -1,25 +1,25 @@
-// The rows kernels of sm_90a: consumer warpgroups, each with heads of its own, and a warp that streams factor
-// pages to them or a warpgroup that expands them. docs/prefill_kernels.md draws both and says what was
-// measured.
+// The rows kernels of sm_90a: a warp that streams factor pages, and consumer warpgroups, each with heads of
+// its own, or one for the scores and one for the values of all of them. docs/prefill_kernels.md draws both
+// and says what was measured.
 #pragma once
 
 #include "engine/backend/cuda/rows_params.cuh"
 #if T6_PTX_HAS_SM90
-#include "engine/backend/cuda/rows_expanded_consumer.cuh"
-#include "engine/backend/cuda/rows_expander.cuh"
+#include "engine/backend/cuda/rows_collector.cuh"
 #include "engine/backend/cuda/rows_factored_consumer.cuh"
 #include "engine/backend/cuda/rows_producer.cuh"
+#include "engine/backend/cuda/rows_weigher.cuh"
 #endif
 
 namespace t6::cuda {
 
 #if T6_PTX_HAS_SM90
 template <class T>
-__device__ void InitRowsBarriers(const RowsShared<T>& shared, int arrivals_when_full) {
+__device__ void InitRowsBarriers(const RowsShared<T>& shared, int key_readers, int value_readers) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < T::kStages; ++i) {
-      ptx::BarrierInit(shared.Full(i), arrivals_when_full);
-      ptx::BarrierInit(shared.Empty(i), T::kGroups * 4);
+      ptx::BarrierInit(shared.Full(i), 1);
+      ptx::BarrierInit(shared.Empty(i), i % 2 == 0 ? key_readers : value_readers);
     }
     ptx::BarrierInitFence();
   }
@@ -36,10 +36,10 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   extern __shared__ __align__(1024) unsigned char shared_memory[];
   const RowsShared<T> shared(shared_memory);
   const int group = WarpGroup();
-  InitRowsBarriers(shared, 1);
+  InitRowsBarriers(shared, T::kGroups * 4, T::kGroups * 4);
   if (group == T::kGroups) {
     wgmma::GiveRegisters<T::kProducerRegisters>();
-    if (threadIdx.x / 32 == T::kGroups * 4) RowsProducer<T>(p, maps, shared, threadIdx.x % 32).Run();
+    if (threadIdx.x / 32 == T::kGroups * 4) RowsProducer<T>(p, maps, shared, threadIdx.x % 32).Run(false);
   } else {
     wgmma::TakeRegisters<T::kConsumerRegisters>();
     ptx::WaitForPriorKernels();
@@ -54,21 +54,41 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     ExpandedRows(const __grid_constant__ RowsParams p, const __grid_constant__ RowsMaps maps) {
 #if T6_PTX_HAS_SM90
   extern __shared__ __align__(1024) unsigned char shared_memory[];
-  const RowsShared<T> shared(shared_memory);
+  const ExpandedShared<T> shared(shared_memory);
   const int group = WarpGroup();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < T::kFactorStages; ++i) {
-      ptx::BarrierInit(shared.FactorsFull(i), 1), ptx::BarrierInit(shared.FactorsEmpty(i), 4);
+    ptx::BarrierInit(shared.SumsFull(), T::kWeighers * 4), ptx::BarrierInit(shared.SumsEmpty(), 4);
+    for (int i = 0; i < 2 * T::kWeighers * T::kWeightTiles; ++i) {
+      ptx::BarrierInit(shared.WeightsFull(0, i), 4);
     }
+    *shared.again = 0;
   }
-  InitRowsBarriers(shared, 4);
-  if (group == T::kGroups) {
-    wgmma::GiveRegisters<T::kExpanderRegisters>();
-    RowsExpander<T>(p, maps, shared, threadIdx.x % 128).Run();
-  } else {
-    wgmma::TakeRegisters<T::kConsumerRegisters>();
+  InitRowsBarriers(shared, T::kWeighers * 4, 4);
+  // Everyone's share of the tasks, and once more where weights were too much.
+  const auto run = [&shared](auto& role) {
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+      role.Run(pass > 0);
+      ptx::NamedBarrier(kRowsAgainBarrier, (T::kWeighers + 1) * 128 + 32);
+      if (*shared.again == 0) break;
+    }
+  };
+  if (group == T::kWeighers + 1) {
+    wgmma::GiveRegisters<T::kProducerRegisters>();
+    if (threadIdx.x / 32 == (T::kWeighers + 1) * 4) {
+      RowsProducer<T> producer(p, maps, shared, threadIdx.x % 32);
+      run(producer);
+    }
+  } else if (group < T::kWeighers) {
+    wgmma::TakeRegisters<T::kWeigherRegisters>();
     ptx::WaitForPriorKernels();
-    ExpandedConsumer<T>(p, shared, group, threadIdx.x % 128).Run();
+    RowsWeigher<T> weigher(p, shared, group, threadIdx.x % 128);
+    run(weigher);
+  } else {
+    wgmma::TakeRegisters<T::kCollectorRegisters>();
+    ptx::WaitForPriorKernels();
+    RowsCollector<T> collector(p, shared, threadIdx.x % 128);
+    run(collector);
   }
   ptx::LetDependentsLaunch();
 #endif
@@ -86,9 +106,9 @@ RowsInstance MakeFactoredInstance() {
           reinterpret_cast<const void*>(&FactoredRows<T>)};
 }
 // For blocks of up to `width` rows.
-template <int kRank>
+template <int kRank, int kRows, int kHeads>
 RowsInstance MakeExpandedInstance(int width) {
-  using T = ExpandedTraits<kRank>;
+  using T = ExpandedTraits<kRank, kRows, kHeads>;
   return {kRank,
           64,
           width,

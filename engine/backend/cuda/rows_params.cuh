@@ -4,6 +4,9 @@
 
 #include "engine/backend/cuda/decode_params.cuh"
 #include "engine/backend/cuda/rows_attention.h"
+#if T6_PTX_HAS_SM90
+#include "engine/backend/cuda/rows_ptx.cuh"
+#endif
 
 namespace t6::cuda {
 
@@ -34,29 +37,47 @@ struct FactoredTraits {
   static constexpr int kSharedBytes = kBarrierBytes + kStages * kStageBytes;
 };
 
-// Blocks of up to 64 rows (ExpandedConsumer): an expander warpgroup and two consumer warpgroups.
-template <int kRankT>
+// Blocks of up to kRows rows from expanded keys and values: two weigher warpgroups, each with heads of its
+// own, a collector warpgroup for all of them, and a producer warp whose stages, halves of pages, the former
+// and the latter read in turns.
+template <int kRankT, int kRowsT, int kHeadsT>
 struct ExpandedTraits {
-  static constexpr int kRank = kRankT;
-  static constexpr int kGroups = 2, kGroupHeads = 2;
-  static constexpr int kBlockHeads = kGroups * kGroupHeads;
-  static constexpr int kThreads = (kGroups + 1) * 128;
-  static constexpr int kConsumerRegisters = 224, kExpanderRegisters = 56;
-  static constexpr int kRankBytes = 64 * 128;
-  static constexpr int kHeadBytes = 1024;                                 // one rank of A, padded
-  static constexpr int kFactorBytes = kRank * (kRankBytes + kHeadBytes);  // half a page as it was copied
-  static constexpr int kTileBytes = 64 * 128;                             // keys or values of a page and head
-  static constexpr int kStageBytes = kBlockHeads * kTileBytes;
+  static constexpr int kRank = kRankT;         // R_K = R_V
+  static constexpr int kRows = kRowsT;         // of a block, a multiple of 8
+  static constexpr int kBlockHeads = kHeadsT;  // of a task
+  static constexpr int kWeighers = 2, kOwnHeads = kBlockHeads / kWeighers;
+  static constexpr int kThreads = (kWeighers + 2) * 128;
+  // Of a thread: together what the kernel starts with, a share of the multiprocessor's 64 Ki.
+  static constexpr int kWeigherRegisters = kRows > 56 || kRank > 2 ? 136 : 144;
+  static constexpr int kProducerRegisters = 24;
+  static constexpr int kCollectorRegisters = 512 - kProducerRegisters - kWeighers * kWeigherRegisters;
+  static constexpr int kValueParts = 2;        // products of a page and a head: groups of them
+  static constexpr int kRankBytes = 64 * 128;  // one rank of B in a page
+  static constexpr int kHeadBytes = (kBlockHeads * 128 + 1023) / 1024 * 1024;  // one rank of A, padded
+  static constexpr int kStageBytes = kRank * (kRankBytes + kHeadBytes);
   static constexpr int kBarrierBytes = 1024;
-  // What is copied ahead covers the latency of memory; expanded tiles need no more than two pages.
-  static constexpr int kFactorStages = kRank <= 2 ? 5 : kRank == 3 ? 3 : 2;
+  static constexpr int kTileBytes = kRows * 128;  // queries of a head, or weights of a head and a page
+  static constexpr int kWeightTiles = kRank <= 3 ? 3 : 2;  // of each weigher
+  // Bases of two tasks, four warps' sums, and their greatest scores of one head of each weigher.
+  static constexpr int kNumbers = (2 + 4) * kBlockHeads * kRows + kWeighers * 4 * kRows;
+  static constexpr int kNumberBytes = (kNumbers * 4 + 1023) / 1024 * 1024;
+  static constexpr int kRingBytes =
+      kRowsMaxShared - kBarrierBytes - kNumberBytes - (kBlockHeads + kWeighers * kWeightTiles) * kTileBytes;
+  static constexpr int kMaxStages = 12;
   static constexpr int kStages =
-      (kRowsMaxShared - kBarrierBytes - kFactorStages * kFactorBytes) / kStageBytes;
-  static_assert(kStages >= 4);  // a warpgroup holds three
-  static constexpr int kSharedBytes = kBarrierBytes + kStages * kStageBytes + kFactorStages * kFactorBytes;
+      kRingBytes / kStageBytes < kMaxStages ? kRingBytes / kStageBytes / 2 * 2 : kMaxStages;
+  static_assert(kStages >= 4);
+  static constexpr int kSharedBytes = kRowsMaxShared - kRingBytes + kStages * kStageBytes;
 };
+inline constexpr int kRowsAgainBarrier = 1, kRowsCollectorBarrier = 2, kRowsWeigherBarrier = 3;
 
-// Addresses in shared memory: barriers, the ring, and where there is an expander the ring that it reads.
+// A lane's number as what the compiler cannot form again: it takes long to ask for.
+__device__ inline int KeptLane(uint32_t lane) {
+  ptx::Opaque(lane);
+  return static_cast<int>(lane);
+}
+
+// Addresses in shared memory: barriers and the ring.
 template <class T>
 struct RowsShared {
   uint32_t base;
@@ -65,9 +86,43 @@ struct RowsShared {
   __device__ uint32_t Full(int i) const { return base + i * 8; }
   __device__ uint32_t Empty(int i) const { return base + (T::kStages + i) * 8; }
   __device__ uint32_t Stage(int i) const { return base + T::kBarrierBytes + i * T::kStageBytes; }
-  __device__ uint32_t FactorsFull(int i) const { return base + (2 * T::kStages + i) * 8; }
-  __device__ uint32_t FactorsEmpty(int i) const { return base + (2 * T::kStages + T::kFactorStages + i) * 8; }
-  __device__ uint32_t Factors(int i) const { return Stage(T::kStages) + i * T::kFactorBytes; }
+};
+
+// Behind them: queries of all heads, tiles of weights, numbers.
+template <class T>
+struct ExpandedShared : RowsShared<T> {
+  float* numbers;
+  volatile int* again;  // weights were too much
+
+  __device__ explicit ExpandedShared(unsigned char* memory)
+      : RowsShared<T>(memory),
+        numbers(reinterpret_cast<float*>(memory + (Weights(T::kWeighers, 0) - this->base))),
+        again(reinterpret_cast<int*>(memory + T::kBarrierBytes) - 1) {}
+  __device__ uint32_t SumsFull() const { return this->base + 2 * T::kStages * 8; }
+  __device__ uint32_t SumsEmpty() const { return SumsFull() + 8; }
+  __device__ uint32_t WeightsFull(int weigher, int i) const {
+    return SumsFull() + (2 + weigher * T::kWeightTiles + i) * 8;
+  }
+  __device__ uint32_t WeightsEmpty(int weigher, int i) const {
+    return WeightsFull(T::kWeighers + weigher, i);
+  }
+  __device__ uint32_t Query(int head) const { return this->Stage(T::kStages) + head * T::kTileBytes; }
+  __device__ uint32_t Weights(int weigher, int i) const {
+    return Query(T::kBlockHeads + weigher * T::kWeightTiles + i);
+  }
+  // By pairs of rows.
+  __device__ float2* Row(int i) const { return reinterpret_cast<float2*>(numbers + i * T::kRows); }
+  __device__ float2* Bases(int slot, int head) const { return Row(slot * T::kBlockHeads + head); }
+  __device__ float2* Sums(int warp, int head) const { return Row((2 + warp) * T::kBlockHeads + head); }
+  __device__ float2* Exchange(int weigher, int warp) const {
+    return Row(6 * T::kBlockHeads + weigher * 4 + warp);
+  }
+  __device__ float Base(int slot, int head, int row) const {
+    return reinterpret_cast<const float*>(Bases(slot, head))[row];
+  }
+  __device__ float& Sum(int warp, int head, int row) const {
+    return reinterpret_cast<float*>(Sums(warp, head))[row];
+  }
 };
 
 }  // namespace t6::cuda

@@ -47,8 +47,8 @@ struct ExpandPage {
 };
 
 // The widths of query blocks that the rows kernel is compiled for.
-inline constexpr int kRowsWidths[] = {16, 32, 64};
-inline constexpr int kNumRowsWidths = 3;
+inline constexpr int kRowsWidths[] = {16, 32, 56, 64};
+inline constexpr int kNumRowsWidths = 4;
 inline constexpr int kMaxBlockRows = 64;
 
 struct RowsPlanOptions {

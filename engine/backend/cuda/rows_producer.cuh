@@ -1,4 +1,4 @@
-// The producer warp of the rows kernel on factors: pages' halves into the ring of stages.
+// The producer warp of the rows kernels: pages' halves into the ring of stages.
 #pragma once
 
 #include "engine/backend/cuda/rows_params.cuh"
@@ -12,27 +12,31 @@ class RowsProducer {
   __device__ RowsProducer(const RowsParams& p, const RowsMaps& maps, const RowsShared<T>& shared, int lane)
       : p_(p), maps_(maps), shared_(shared), lane_(lane), policy_(ptx::EvictNormalPolicy()) {}
 
-  __device__ void Run() {
+  // `again`: every task twice.
+  __device__ void Run(bool again) {
     const int begin = p_.block_begin[blockIdx.x], end = p_.block_begin[blockIdx.x + 1];
     for (int index = begin; index < end; ++index) {
       const RowsTask task = p_.tasks[index];
-      for (int base = 0; base < task.n_pages; base += 32) {
-        const int n = min(32, task.n_pages - base);
-        const int32_t id = lane_ < n ? p_.page_ids[task.page_offset + base + lane_] : 0;
-        for (int i = 0; i < n; ++i) {
-          const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
-          if (task.first_token + (base + i + 1) * 64 > task.first_new) WaitForWrites();
-          if (lane_ == 0) {
-            CopyHalf(row, task.head);
-            CopyHalf(row + p_.half_rows, task.head);
-          }
-          __syncwarp();
-        }
-      }
+      for (int pass = again ? 0 : 1; pass < 2; ++pass) CopyTask(task);
     }
   }
 
  private:
+  __device__ void CopyTask(const RowsTask& task) {
+    for (int base = 0; base < task.n_pages; base += 32) {
+      const int n = min(32, task.n_pages - base);
+      const int32_t id = lane_ < n ? p_.page_ids[task.page_offset + base + lane_] : 0;
+      for (int i = 0; i < n; ++i) {
+        const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
+        if (task.first_token + (base + i + 1) * 64 > task.first_new) WaitForWrites();
+        if (lane_ == 0) {
+          CopyHalf(row, task.head);
+          CopyHalf(row + p_.half_rows, task.head);
+        }
+        __syncwarp();
+      }
+    }
+  }
   // Pages that no kernel of this step writes are on their way before the kernels in front are done.
   __device__ void WaitForWrites() {
     if (!waited_) ptx::WaitForPriorKernels();

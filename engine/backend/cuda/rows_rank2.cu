@@ -6,7 +6,8 @@ std::span<const RowsInstance> RowsInstancesOfRank2() {
   static const RowsInstance kInstances[] = {
       MakeFactoredInstance<2, 16>(),
       MakeFactoredInstance<2, 32>(),
-      MakeExpandedInstance<2>(64),
+      MakeExpandedInstance<2, 56, 4>(56),
+      MakeExpandedInstance<2, 64, 4>(64),
   };
   return kInstances;
 }

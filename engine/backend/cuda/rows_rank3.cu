@@ -5,9 +5,10 @@ namespace t6::cuda {
 // From rank 3 on R times the products cost more than expansion, whatever the rows.
 std::span<const RowsInstance> RowsInstancesOfRank3() {
   static const RowsInstance kInstances[] = {
-      MakeExpandedInstance<3>(16),
-      MakeExpandedInstance<3>(32),
-      MakeExpandedInstance<3>(64),
+      MakeExpandedInstance<3, 56, 4>(16),
+      MakeExpandedInstance<3, 56, 4>(32),
+      MakeExpandedInstance<3, 56, 4>(56),
+      MakeExpandedInstance<3, 64, 4>(64),
   };
   return kInstances;
 }
