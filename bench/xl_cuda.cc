@@ -3,15 +3,17 @@
 // floor, the bytes of weights and factors at the read bandwidth measured in the same run; beside a prefill,
 // its arithmetic; beside a question on a cached context, what it may cost. Decode runs as the engine runs it:
 // a step is launched before the tokens of the last are read. `profile` lists what the operations of a step
-// take, one step at a time.
+// take, one step at a time. A number after either of them: only steps of so many sequences.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/attention_cuda_kernels.h"
@@ -328,7 +330,7 @@ class XlBench {
   int turn_ = 0;
 };
 
-int Main(const std::string& only) {
+int Main(const std::string& only, int only_batch) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   auto made = MakeBackend({.device = "cuda", .times_operations = only == "profile"});
   if (!made.ok()) {
@@ -339,18 +341,23 @@ int Main(const std::string& only) {
   const double ceiling = ReadCeiling();
   fmt::print("{}; read ceiling {:.0f} GB/s\n", backend->info().description, ceiling / 1e9);
   XlBench bench(backend, 1 << 17);
+  const auto wanted = [&](int batch) { return only_batch == 0 || batch == only_batch; };
   if (only == "profile") {
-    for (const int batch : {1, 16, 64}) bench.ProfileDecode(batch, 1024);
+    for (const int batch : {1, 16, 64}) {
+      if (wanted(batch)) bench.ProfileDecode(batch, 1024);
+    }
+    if (only_batch > 0) return 0;
     bench.ProfileDecode(64, 4096);
     for (const int n : {1024, 8192}) bench.ProfilePrefill(n);
     return 0;
   }
   if (only.empty() || only == "decode") {
-    for (const int batch : {1, 2, 4, 8, 16, 32, 64}) bench.Decode(batch, 1024, ceiling);
-    bench.Decode(1, 4096, ceiling);
-    bench.Decode(1, 16384, ceiling);
-    bench.Decode(16, 4096, ceiling);
-    bench.Decode(64, 4096, ceiling);
+    for (const int batch : {1, 2, 4, 8, 16, 32, 64}) {
+      if (wanted(batch)) bench.Decode(batch, 1024, ceiling);
+    }
+    for (const auto& [batch, context] : {std::pair(1, 4096), {1, 16384}, {16, 4096}, {64, 4096}}) {
+      if (wanted(batch)) bench.Decode(batch, context, ceiling);
+    }
   }
   if (only.empty() || only == "prefill") {
     for (const int rows : {128, 512, 1024, 2048, 8192}) bench.Prefill(rows);
@@ -366,9 +373,10 @@ int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   bool known = only.empty();
   for (const char* name : {"decode", "prefill", "context", "profile"}) known |= only == name;
-  if (argc > 2 || !known) {
-    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|context|profile]\n");
+  const int batch = argc > 2 ? std::atoi(argv[2]) : 0;
+  if (argc > 3 || !known || (argc > 2 && batch < 1)) {
+    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|context|profile] [sequences]\n");
     return 2;
   }
-  return t6::bench::Main(only);
+  return t6::bench::Main(only, batch);
 }

@@ -308,7 +308,9 @@ Status CudaBackend::Embed(const EmbedParams& params) {
       [&]() -> Status {
         T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
         const int n_rows = std::max(n_rows_, n_outputs_);
-        if (graphs_->captures() && n_rows < cuda::kMinSplitRows) program_->Begin(n_rows);
+        if (graphs_->captures() && n_rows < cuda::kMinSplitRows) {
+          program_->Begin(n_rows, attention_->step().n_rows);
+        }
         return absl::OkStatus();
       },
       Id(call.table), Id(call.out), Id(call.ids));

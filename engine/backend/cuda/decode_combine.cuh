@@ -2,7 +2,7 @@
 #pragma once
 
 #include "engine/backend/cuda/decode_attention.h"
-#include "engine/backend/cuda/ptx.cuh"
+#include "engine/backend/cuda/exchange.cuh"
 
 namespace t6::cuda {
 
@@ -29,14 +29,16 @@ class Combiner {
     float maxima[kLanes], sums[kLanes], squares[kDim / 32];
   };
 
-  // sync(): among the kThreads threads.
-  template <typename Sync>
+  // sync(): among the kThreads threads. kAwaits: the partials appear while the kernel runs (exchange.cuh),
+  // also that of a sequence with a single segment.
+  template <bool kAwaits = false, typename Sync>
   __device__ static void Run(const CombineParams& p, const DecodeSequence& sequence, int head, int thread,
                              Shared& shared, Sync sync) {
-    if (sequence.n_segments == 0 || (sequence.n_segments == 1 && p.head_norm_weight == nullptr)) return;
+    if (sequence.n_segments == 0) return;
+    if (!kAwaits && sequence.n_segments == 1 && p.head_norm_weight == nullptr) return;
     const int quad = thread % kQuads, lane = thread / kQuads;
     Running own;
-    if (lane < kLanes) own = AddPartials(p, sequence, head, quad, lane);
+    if (lane < kLanes) own = AddPartials<kAwaits>(p, sequence, head, quad, lane);
     if (lane < kLanes && quad == 0) shared.maxima[lane] = own.max;
     sync();
     float most = kNone;
@@ -82,6 +84,7 @@ class Combiner {
     }
   };
 
+  template <bool kAwaits>
   __device__ static Running AddPartials(const CombineParams& p, const DecodeSequence& sequence, int head,
                                         int quad, int lane) {
     Running own;
@@ -93,9 +96,29 @@ class Combiner {
         const int k = base + i * kLanes;
         const int64_t slot = static_cast<int64_t>(sequence.first_segment + k) * p.n_heads + head;
         const bool exists = k < sequence.n_segments;
-        max_sum[i] = exists ? p.partials.max_sum[slot] : make_float2(kNone, 0.0f);
-        o[i] = exists ? reinterpret_cast<const float4*>(p.partials.out + slot * kDim)[quad]
-                      : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        const float2* max_sum_at = p.partials.max_sum + slot;
+        const float4* out_at = reinterpret_cast<const float4*>(p.partials.out + slot * kDim) + quad;
+        max_sum[i] = make_float2(kNone, 0.0f), o[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (!exists) continue;
+        if constexpr (kAwaits) {
+          max_sum[i] = LookAt(max_sum_at), o[i] = LookAt(out_at);
+        } else {
+          max_sum[i] = *max_sum_at, o[i] = *out_at;
+        }
+      }
+      if constexpr (kAwaits) {
+        bool absent;
+        do {  // all that are absent at once
+          absent = false;
+#pragma unroll
+          for (int i = 0; i < kLoads; ++i) {
+            const int64_t slot =
+                static_cast<int64_t>(sequence.first_segment + base + i * kLanes) * p.n_heads + head;
+            if (!AnyAbsent(max_sum[i]) && !AnyAbsent(o[i])) continue;
+            max_sum[i] = LookAt(p.partials.max_sum + slot), absent = true;
+            o[i] = LookAt(reinterpret_cast<const float4*>(p.partials.out + slot * kDim) + quad);
+          }
+        } while (absent);
       }
       own.Add(max_sum, o);
     }

@@ -15,16 +15,19 @@
 
 namespace t6::cuda {
 
-// Adds the token groups' results of every head and writes the segment's: the output itself where it is the
-// sequence's only segment, else a partial.
-template <class T>
-__device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment, int index,
-                            const float* merge, const float2* max_sum, int thread, int n_threads) {
+// Adds the token groups' results of the tiles' heads and writes the segment's: the output itself where it is
+// the sequence's only segment, else a partial.
+template <class T, bool kHandsOver>
+__device__ void MergeGroups(const DecodeParams& p, const HeadTiles& tiles, const DecodeSegment& segment,
+                            int index, const float* merge, const float2* max_sum, int thread, int n_threads) {
   constexpr int kQuads = T::kDim / 4;
   const bool writes_output = segment.is_whole && !p.head_norm;
-  for (int item = thread; item < p.n_heads * kQuads; item += n_threads) {
-    const int head = item / kQuads, column = item % kQuads * 4;
-    const int warp0 = head / kTileHeads * T::kTokenGroups, row = head % kTileHeads;
+  const int first_head = tiles.first * kTileHeads;
+  const int n_heads = min(tiles.count * kTileHeads, p.n_heads - first_head);
+  for (int item = thread; item < n_heads * kQuads; item += n_threads) {
+    const int own_head = item / kQuads, column = item % kQuads * 4;
+    const int head = first_head + own_head;
+    const int warp0 = own_head / kTileHeads * T::kTokenGroups, row = own_head % kTileHeads;
     float most = kNoMax;
 #pragma unroll
     for (int g = 0; g < T::kTokenGroups; ++g) most = fmaxf(most, max_sum[(warp0 + g) * 16 + row].x);
@@ -46,8 +49,14 @@ __device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment,
                   make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale));
     } else {
       const int64_t slot = static_cast<int64_t>(index) * p.n_heads + head;
-      *reinterpret_cast<float4*>(p.partials.out + slot * T::kDim + column) = out;
-      if (column == 0) p.partials.max_sum[slot] = make_float2(most, total);
+      auto* to = reinterpret_cast<float4*>(p.partials.out + slot * T::kDim + column);
+      if constexpr (kHandsOver) {
+        HandOver(to, out);
+        if (column == 0) HandOver(p.partials.max_sum + slot, make_float2(most, total));
+      } else {
+        *to = out;
+        if (column == 0) p.partials.max_sum[slot] = make_float2(most, total);
+      }
     }
   }
 }
@@ -78,12 +87,13 @@ class StageReader {
   int release_ = -1;  // the stage that was read last
 };
 
-// `first`: of the block's first segment, from where the caller has it; or null: from the tables.
-template <class T, class Ring>
-__device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, const DecodeBlock* block,
-                        const SegmentPlan* first, Ring& ring, int warp, int lane) {
-  const int n_warps = p.head_tiles * T::kTokenGroups, n_threads = n_warps * 32;
-  const int head_tile = warp / T::kTokenGroups, token_group = warp % T::kTokenGroups;
+// By tiles.count * kTokenGroups warps. `first`: of the block's first segment, from where the caller has it;
+// or null: from the tables.
+template <class T, bool kAwaits = false, class Ring>
+__device__ void Consume(const DecodeParams& p, const HeadTiles& tiles, const BlockShared<T>& shared,
+                        const DecodeBlock* block, const SegmentPlan* first, Ring& ring, int warp, int lane) {
+  const int n_warps = tiles.count * T::kTokenGroups, n_threads = n_warps * 32;
+  const int head_tile = tiles.first + warp / T::kTokenGroups, token_group = warp % T::kTokenGroups;
   const int first_token = token_group * T::kWarpTokens;
   std::conditional_t<T::kFp8, Fp8ConsumerWarp<T>, ConsumerWarp<T>> own(p, head_tile, token_group, lane);
   const auto next_stage = [&] { return shared.ring_address + ring.Next(p.stage_bytes); };
@@ -92,14 +102,15 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
   for (int index = begin; index < end; ++index) {
     const DecodeSegment segment = index == begin ? block->first : p.plan.segments[index];
     if (segment.n_pages == 0) continue;
-    QueryFormer<T> former(p, shared.merge(), warp, lane, n_warps);
+    QueryFormer<T, kAwaits> former(p, tiles, shared.merge(), warp, lane, n_warps);
     const int64_t angle = static_cast<int64_t>(segment.position) * (p.rotary_dim / 2);
     const SegmentPlan plan = first != nullptr && index == begin
                                  ? *first
                                  : SegmentPlan{p.cos + angle, p.sin + angle,
                                                p.page_ids + segment.page_offset + segment.n_pages - 1};
     former.Form(segment, plan.cos, plan.sin);
-    own.Start(ptx::SharedAddress(shared.merge()), head_tile, lane, p.n_heads);
+    constexpr int kTileBytes = kTileHeads * QueryFormer<T>::kStride * 2;
+    own.Start(ptx::SharedAddress(shared.merge()) - tiles.first * kTileBytes, head_tile, lane, p.n_heads);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
 
     const bool puts_newest = !T::kFp8 && p.stores && segment.holds_newest;
@@ -132,7 +143,7 @@ __device__ void Consume(const DecodeParams& p, const BlockShared<T>& shared, con
     float2* max_sum = shared.max_sum(n_warps);
     own.Publish(shared.merge() + warp * 16 * T::kMergeStride, max_sum + warp * 16, lane);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
-    MergeGroups<T>(p, segment, index, shared.merge(), max_sum, warp * 32 + lane, n_threads);
+    MergeGroups<T, kAwaits>(p, tiles, segment, index, shared.merge(), max_sum, warp * 32 + lane, n_threads);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
   }
   ptx::WaitForPriorKernels();  // in every block, so that "this kernel is done" means that those in front are
@@ -162,7 +173,7 @@ __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned c
     Producer<T, Copier, StageWriter<T>>(p, copier, ring, lane).Run(block);
   } else {
     StageReader<T> ring(p, shared, lane);
-    Consume<T>(p, shared, block, nullptr, ring, warp, lane);
+    Consume<T>(p, {0, p.head_tiles}, shared, block, nullptr, ring, warp, lane);
   }
 }
 

@@ -34,6 +34,11 @@ inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group
 
 DecodeParams MakeDecodeParams(const DecodeCall& call);
 
+// Of 16 heads, that a block attends with.
+struct HeadTiles {
+  int first, count;
+};
+
 template <int kRankT, int kDimT, int kWarpTokensT, int kMaxWarpsT, bool kFp8T = false>
 struct DecodeTraits {
   static constexpr int kRank = kRankT;              // R_K = R_V

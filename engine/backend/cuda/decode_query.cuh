@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/backend/cuda/decode_fp8.cuh"
+#include "engine/backend/cuda/exchange.cuh"
 
 namespace t6::cuda {
 
@@ -9,19 +10,26 @@ namespace t6::cuda {
 // order of their operands) [head tiles * 16][d + 8]: the padding
 // spreads ldmatrix's rows over all banks. Heads past the last are zero. The factors pass through shared
 // memory, so that all of them are asked for at once; the angles, before the kernels in front are done.
-template <class T>
+// kAwaits: the projections appear while the kernel runs (exchange.cuh).
+template <class T, bool kAwaits = false>
 class QueryFormer {
  public:
   static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8, kHeads = 4;
 
-  // `memory`: the rows, then the factors.
-  __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
+  // `memory`: the rows, of the tiles' heads, then the factors.
+  __device__ QueryFormer(const DecodeParams& p, const HeadTiles& tiles, float* memory, int warp, int lane,
+                         int n_warps)
       : p_(p),
+        first_head_(tiles.first * kTileHeads),
+        end_head_(first_head_ + tiles.count * kTileHeads),
         rows_(reinterpret_cast<__nv_bfloat16*>(memory)),
-        factors_(memory + p.head_tiles * kTileHeads * kStride / 2),
+        factors_(memory + tiles.count * kTileHeads * kStride / 2),
         warp_(warp),
         lane_(lane),
         n_warps_(n_warps) {}
+  // Of all heads.
+  __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
+      : QueryFormer(p, {0, p.head_tiles}, memory, warp, lane, n_warps) {}
 
   // All consumer warps; the rows are there when it returns. cos, sin: of the segment's position.
   __device__ void Form(const DecodeSegment& segment, const float* cos, const float* sin) {
@@ -36,7 +44,7 @@ class QueryFormer {
     ptx::WaitForPriorKernels();
     const float* q = p_.qkv + static_cast<int64_t>(segment.row) * p_.qkv_stride;
     StageFactors(q, p_.stores && segment.holds_newest);
-    for (int head = warp_ * kHeads; head < p_.head_tiles * kTileHeads; head += n_warps_ * kHeads) {
+    for (int head = first_head_ + warp_ * kHeads; head < end_head_; head += n_warps_ * kHeads) {
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
         if (lane_ + 32 * i < T::kDim / 2) FormPair(q, head, lane_ + 32 * i, c[i], s[i]);
@@ -51,7 +59,7 @@ class QueryFormer {
 
  private:
   __device__ void StageFactors(const float* q, bool with_new) {
-    constexpr int kLoads = 8;
+    constexpr int kLoads = kAwaits ? 12 : 8;
     const int n = (p_.rank_q + (with_new ? 2 * T::kRank : 0)) * (p_.n_heads + T::kDim);
     const int step = n_warps_ * 32;
     if (n == 0) return;
@@ -59,7 +67,20 @@ class QueryFormer {
     for (int base = warp_ * 32 + lane_; base < n; base += kLoads * step) {
       float x[kLoads];
 #pragma unroll
-      for (int i = 0; i < kLoads; ++i) x[i] = base + i * step < n ? q[base + i * step] : 0.0f;
+      for (int i = 0; i < kLoads; ++i) {
+        const float* at = q + base + i * step;
+        x[i] = base + i * step >= n ? 0.0f : kAwaits ? LookAt(at) : *at;
+      }
+      if constexpr (kAwaits) {
+        bool absent;
+        do {
+          absent = false;
+#pragma unroll
+          for (int i = 0; i < kLoads; ++i) {
+            if (IsAbsent(x[i])) x[i] = LookAt(q + base + i * step), absent = true;
+          }
+        } while (absent);
+      }
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         if (base + i * step < n) factors_[base + i * step] = x[i];
@@ -79,45 +100,63 @@ class QueryFormer {
 #pragma unroll
       for (int k = 0; k < kHeads; ++k) {
         if (head + k >= p_.n_heads) break;
-        x1[k] = q[(head + k) * T::kDim + first], x2[k] = q[(head + k) * T::kDim + second];
+        x1[k] = Number(q + (head + k) * T::kDim + first), x2[k] = Number(q + (head + k) * T::kDim + second);
       }
     } else {
+      constexpr int kRanks = 6;  // at a time, all asked for at once
       const float* b = factors_ + p_.n_heads * p_.rank_q;
-      constexpr int kRanks = 4;  // at a time, so that few wait for shared memory
       for (int base = 0; base < p_.rank_q; base += kRanks) {
+        float b1[kRanks], b2[kRanks], a[kHeads][kRanks];
 #pragma unroll
         for (int i = 0; i < kRanks; ++i) {
-          const int r = base + i;
-          const bool exists = r < p_.rank_q;
-          const float b1 = exists ? b[r * T::kDim + first] : 0.0f;
-          const float b2 = exists ? b[r * T::kDim + second] : 0.0f;
+          const int r = min(base + i, p_.rank_q - 1);
+          b1[i] = b[r * T::kDim + first], b2[i] = b[r * T::kDim + second];
+#pragma unroll
+          for (int k = 0; k < kHeads; ++k) a[k][i] = factors_[min(head + k, p_.n_heads - 1) * p_.rank_q + r];
+        }
+#pragma unroll
+        for (int i = 0; i < kRanks; ++i) {
+          if (base + i >= p_.rank_q) break;
 #pragma unroll
           for (int k = 0; k < kHeads; ++k) {
-            const float a = exists && head + k < p_.n_heads ? factors_[(head + k) * p_.rank_q + r] : 0.0f;
-            x1[k] = fmaf(a, b1, x1[k]), x2[k] = fmaf(a, b2, x2[k]);
+            x1[k] = fmaf(a[k][i], b1[i], x1[k]), x2[k] = fmaf(a[k][i], b2[i], x2[k]);
           }
         }
       }
     }
 #pragma unroll
     for (int k = 0; k < kHeads; ++k) {
-      Put(head + k, first, (x1[k] * c + x2[k] * s) * p_.query_scale);
-      Put(head + k, second, (x2[k] * c - x1[k] * s) * p_.query_scale);
+      const float scale = head + k < p_.n_heads ? p_.query_scale : 0.0f;
+      Put(head + k, first, (x1[k] * c + x2[k] * s) * scale);
+      Put(head + k, second, (x2[k] * c - x1[k] * s) * scale);
+    }
+  }
+
+  __device__ static float Number(const float* at) {
+    if constexpr (kAwaits) {
+      float x;
+      do {
+        x = LookAt(at);
+      } while (IsAbsent(x));
+      return x;
+    } else {
+      return *at;
     }
   }
 
   __device__ void Put(int head, int i, float x) {
     if constexpr (T::kFp8) {
       constexpr float kMost = 65504.0f;  // of half precision
-      const int column = T::kTileQuery ? Fp8TileColumn(head, i) : Fp8Column(i);
-      reinterpret_cast<__half*>(rows_)[head * kStride + column] =
+      const int row = head - first_head_, column = T::kTileQuery ? Fp8TileColumn(row, i) : Fp8Column(i);
+      reinterpret_cast<__half*>(rows_)[row * kStride + column] =
           __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
     } else {
-      rows_[head * kStride + i] = __float2bfloat16(x);
+      rows_[(head - first_head_) * kStride + i] = __float2bfloat16(x);
     }
   }
 
   const DecodeParams& p_;
+  int first_head_, end_head_;
   __nv_bfloat16* rows_;
   float* factors_;
   int warp_, lane_, n_warps_;

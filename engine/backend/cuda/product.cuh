@@ -2,8 +2,8 @@
 // shared memory, eight or sixteen input rows through registers, sums meet in shared memory.
 #pragma once
 
+#include "engine/backend/cuda/exchange.cuh"
 #include "engine/backend/cuda/product_shape.h"
-#include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/skinny.h"
 
 namespace t6::cuda {
@@ -25,7 +25,7 @@ __device__ void FillProduct(const SkinnyCall call, const ProductShape shape, Rin
       const int bytes = shape.ChunksOf(stage) * ProductShape::kChunk * 2;
       uint2 at = make_uint2(0, 0);
       if (lane == 0) {
-        at = ring.Acquire(shape.bytes());
+        at = ring.Acquire(shape.bytes(n));
         ptx::BarrierExpectBytes(at.y, bytes * n * n_parts);
       }
       at.x = __shfl_sync(~0u, at.x, 0), at.y = __shfl_sync(~0u, at.y, 0);
@@ -41,25 +41,28 @@ __device__ void FillProduct(const SkinnyCall call, const ProductShape shape, Rin
 }
 #endif
 
-// kWarps warps share k. A lane's 16 bytes of a weight row are eight consecutive k: the operands of two
-// m16n8k16, in an order of k that is the same for both factors. A: weight rows. B: input rows.
-template <int kRowTiles, int kWarps>
-class Product {
+// What becomes of the sums that kWarps warps have for kRows input rows: they are added, scaled by the row's
+// norm, and written, a number a thread.
+template <int kRowsT, int kWarpsT>
+class ProductOutput {
  public:
-  static constexpr int kRows = kRowTiles * 8, kThreads = kWarps * 32;
-  static constexpr int kBarrier = 2;
+  static constexpr int kRows = kRowsT, kWarps = kWarpsT, kThreads = kWarps * 32, kBarrier = 2;
   static_assert(kRows * ProductShape::kTile <= kThreads);
 
-  struct Shared {
+  struct Sums {
     static constexpr int kPitch = ProductShape::kTile + 4;  // spreads a fragment's rows over the banks
     float sums[2][kWarps][kRows][kPitch];
     float scale[kRows];
   };
 
-  __device__ Product(const SkinnyCall& call, const ProductShape& shape, Shared& shared, int warp, int lane)
+  // `n_rows`: of the call's, those that exist.
+  __device__ ProductOutput(const SkinnyCall& call, const ProductShape& shape, const ProductLinks& links,
+                           int n_rows, Sums& shared, int warp, int lane)
       : call_(call),
+        links_(links),
         shared_(shared),
         shape_(shape),
+        n_rows_(n_rows),
         warp_(warp),
         lane_(lane),
         begin_(shape.Begin(blockIdx.x)),
@@ -67,24 +70,170 @@ class Product {
         row_((warp * 32 + lane) >> (shape.columns == ProductShape::kTile ? 4 : 3)),
         column_(lane & (shape.columns - 1)) {}
 
+ protected:
+  static constexpr int kPieces = 5;  // of a row's squares, asked for at once by each lane
+
+  __device__ int64_t InputRow(int row) const {
+    return call_.row_index != nullptr ? call_.row_index[row] : row;
+  }
+
+  // The rows' norms, a warp a row, from the last on, which has the fewest chunks. They are there after the
+  // next barrier.
+  __device__ void Scale() {
+    if (call_.squares == nullptr) return;
+    for (int row = kWarps - 1 - warp_; row < n_rows_; row += kWarps) {
+      const float* pieces = call_.squares + InputRow(row) * call_.n_pieces;
+      float square = 0.0f;
+      for (int base = lane_; base < call_.n_pieces; base += kPieces * 32) {
+        float x[kPieces];
+        bool absent;
+        do {
+          absent = false;
+#pragma unroll
+          for (int i = 0; i < kPieces; ++i) {
+            x[i] = base + i * 32 < call_.n_pieces ? LookAt(pieces + base + i * 32) : 0.0f;
+          }
+#pragma unroll
+          for (int i = 0; i < kPieces; ++i) absent |= IsAbsent(x[i]);
+        } while (links_.awaits && absent);
+#pragma unroll
+        for (int i = 0; i < kPieces; ++i) square += x[i];
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 16; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
+      if (lane_ == 0) {
+        shared_.scale[row] = 1.0f / sqrtf(square / static_cast<float>(call_.norm_width) + call_.norm_eps);
+      }
+    }
+  }
+
+  __device__ float SumOf(int turn, int column) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[turn][w][row_][column];
+    return sum;
+  }
+
+  // The thread's output of a tile.
+  __device__ bool HasOutput(int column) const { return row_ < n_rows_ && column + column_ < end_; }
+  __device__ float* Out(int column) const {
+    return static_cast<float*>(call_.out) + static_cast<int64_t>(row_) * call_.out_stride + column + column_;
+  }
+  __device__ float LoadOld(int column) const {
+    return call_.epilogue == Epilogue::kAdd && HasOutput(column) ? ptx::LoadChanging(Out(column)) : 0.0f;
+  }
+
+  // Returns the square of a residual that it wrote.
+  __device__ float Write(int turn, int column, float old) {
+    if (!HasOutput(column)) return 0.0f;
+    const float scale = call_.squares != nullptr ? shared_.scale[row_] : 1.0f;
+    const float x = SumOf(turn, column_) * scale;
+    if (call_.epilogue == Epilogue::kSwiGlu) {
+      const float up = SumOf(turn, column_ + shape_.columns) * scale;
+      const __nv_bfloat16 y = __float2bfloat16(x / (1.0f + __expf(-x)) * up);
+      PutRow(column + column_, y);
+      static_cast<__nv_bfloat16*>(
+          call_.out)[static_cast<int64_t>(row_) * call_.out_stride + column + column_] = y;
+      return 0.0f;
+    }
+    const float y = x + old;
+    if (call_.epilogue == Epilogue::kAdd) {
+      const __nv_bfloat16 rounded = __float2bfloat16(y);
+      PutRow(column + column_, rounded);
+      static_cast<__nv_bfloat16*>(
+          call_.stats.rows)[static_cast<int64_t>(row_) * call_.stats.stride + column + column_] = rounded;
+    } else if (links_.rows != nullptr) {
+      HandOver(static_cast<float*>(links_.rows) + row_ * links_.stride + column + column_, y);
+    }
+    *Out(column) = y;
+    return y * y;
+  }
+  // What follows the row's last number, up to 16 bytes, is read with it.
+  __device__ void PutRow(int column, __nv_bfloat16 x) {
+    if (links_.rows == nullptr) return;
+    __nv_bfloat16* to = static_cast<__nv_bfloat16*>(links_.rows) + row_ * links_.stride;
+    HandOver(to + column, x);
+    if (column + 1 < call_.n) return;
+    for (int i = call_.n; i < links_.stride; ++i) HandOver(to + i, __nv_bfloat16(0.0f));
+  }
+
+  // Of this block's columns, summed over the lanes that share the row.
+  __device__ void WriteSquare(float square) {
+#pragma unroll
+    for (int i = ProductShape::kTile / 2; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
+    if (column_ != 0 || row_ >= n_rows_) return;
+    const int64_t piece = static_cast<int64_t>(row_) * call_.stats.n_pieces + blockIdx.x;
+    if (links_.squares != nullptr) HandOver(links_.squares + piece, square);
+    call_.stats.squares[piece] = square;
+  }
+
+  const SkinnyCall& call_;
+  const ProductLinks& links_;
+  Sums& shared_;
+  const ProductShape shape_;
+  const int n_rows_;
+  const int warp_, lane_;
+  const int begin_, end_;   // this block's columns
+  const int row_, column_;  // of the thread's output in a tile
+};
+
+// A warp's chunks of a stage, which are every kWarps-th: of the tile's first and second eight rows.
+template <int kWarps>
+struct ProductWeights {
+  static constexpr int kChunks = ProductChunks(kWarps);
+  uint4 low[kChunks], high[kChunks];
+
+  __device__ void Load(uint32_t stage, int pitch, int n_chunks, int warp, int lane) {
+    const uint32_t at = stage + lane / 4 * pitch + warp * ProductShape::kChunk * 2 + lane % 4 * 16;
+    // Where the warp has no such chunk its rows are zero, and any weights do.
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const uint32_t from =
+          at + (warp + i * kWarps < n_chunks ? i * kWarps : -warp) * ProductShape::kChunk * 2;
+      low[i] = ptx::LoadShared(from), high[i] = ptx::LoadShared(from + 8 * pitch);
+    }
+  }
+};
+
+// kWarps warps share k. A lane's 16 bytes of a weight row are eight consecutive k: the operands of two
+// m16n8k16, in an order of k that is the same for both factors. A: weight rows. B: input rows.
+template <int kRowTiles, int kWarpsT>
+class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
+ public:
+  using Output = ProductOutput<kRowTiles * 8, kWarpsT>;
+  using Shared = typename Output::Sums;
+  using Output::Output;
+
   // `ring_address`: what Ring::Next counts from.
   template <class Ring>
   __device__ void Run(Ring& ring, uint32_t ring_address) {
     if (begin_ == end_) return;
+    if (links_.awaits && n_rows_ > kRowsLookedAt) AwaitFirst();
     Rows rows[kHeldStages];
     LoadGroup(0, rows);
     float old = LoadOld(begin_), square = 0.0f;
+    Weights weights;  // the first are read before the rows are there
+    const auto next_stage = [&](int column, int stage) {
+      const int bytes = shape_.bytes(min(shape_.columns, end_ - column));
+      weights.Load(ring_address + ring.Next(bytes), shape_.pitch(), shape_.ChunksOf(stage), warp_, lane_);
+    };
+    next_stage(begin_, 0);
     Scale();
+    Await(0, rows);
     int turn = 0;
     for (int column = begin_; column < end_; column += shape_.columns, turn ^= 1) {
       float sums[2][kRowTiles][4] = {};
       for (int first = 0; first < shape_.n_stages; first += kHeldStages) {
-        if (shape_.n_stages > kHeldStages && (first > 0 || column > begin_)) LoadGroup(first, rows);
+        if (shape_.n_stages > kHeldStages && (first > 0 || column > begin_)) {
+          LoadGroup(first, rows);
+          Await(first, rows);
+        }
 #pragma unroll
         for (int i = 0; i < kHeldStages; ++i) {
           if (first + i >= shape_.n_stages) break;
-          const uint32_t at = ring_address + ring.Next(shape_.bytes());
-          Multiply(rows[i], at, shape_.ChunksOf(first + i), sums);
+          if (column > begin_ || first + i > 0) next_stage(column, first + i);
+          Multiply(rows[i], weights, sums);
         }
       }
       PutSums(turn, sums);
@@ -97,55 +246,78 @@ class Product {
   }
 
  private:
+  using Output::begin_, Output::call_, Output::end_, Output::InputRow, Output::kBarrier, Output::kThreads,
+      Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
+      Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteSquare;
   static constexpr int kWarpChunks = ProductChunks(kWarps);
   static constexpr int kHeldStages = kRowTiles == 1 ? 6 : 3;  // whose input rows are in registers at once
-  static constexpr int kPieces = 5;  // of a row's squares, asked for at once by each lane
+  // Of so many all numbers are looked at until they are there; of more, one of each lane first, or looking
+  // would take the weights' way.
+  static constexpr int kRowsLookedAt = 2;
   struct Rows {
     uint4 x[kRowTiles][kWarpChunks];
   };
+  using Weights = ProductWeights<kWarps>;
 
-  __device__ int64_t InputRow(int row) const {
-    return call_.row_index != nullptr ? call_.row_index[row] : row;
-  }
-
-  // Of kHeldStages stages, all at once: beside a stream of weights a load takes long.
-  __device__ void LoadGroup(int first, Rows (&rows)[kHeldStages]) const {
+  // f(stage of the group, row tile, chunk of this warp, where it is, whether it exists): kHeldStages stages
+  // from `first` on. This warp's chunks are every kWarps-th.
+  template <typename F>
+  __device__ void ForEachChunk(int first, F f) const {
+    uint32_t stage_chunks = shape_.stage_chunks;
+    ptx::Opaque(stage_chunks);  // or all addresses would be kept from one look to the next
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m) {
       const int row = m * 8 + lane_ / 4;
-      const bool exists = row < call_.n_rows;
+      const bool exists = row < n_rows_;
       const auto* at =
           static_cast<const __nv_bfloat16*>(call_.in) + InputRow(exists ? row : 0) * call_.in_stride;
 #pragma unroll
       for (int s = 0; s < kHeldStages; ++s) {
         const int n = exists && first + s < shape_.n_stages ? shape_.ChunksOf(first + s) : 0;
-        const int base = (first + s) * shape_.stage_chunks;
+        const int base = (first + s) * static_cast<int>(stage_chunks);
 #pragma unroll
-        for (int i = 0; i < kWarpChunks; ++i) {  // this warp's chunks: every kWarps-th
-          const int chunk = warp_ + i * kWarps,
-                    column = (base + chunk) * ProductShape::kChunk + lane_ % 4 * 8;
-          rows[s].x[m][i] =
-              chunk < n && column < call_.k ? ptx::LoadChanging16(at + column) : make_uint4(0, 0, 0, 0);
+        for (int i = 0; i < kWarpChunks; ++i) {
+          const int chunk = warp_ + i * kWarps;
+          const int column = (base + chunk) * ProductShape::kChunk + lane_ % 4 * 8;
+          f(s, m, i, at + column, chunk < n && column < call_.k);
         }
       }
     }
   }
-
-  __device__ void Multiply(const Rows& rows, uint32_t stage, int n_chunks,
-                           float (&sums)[2][kRowTiles][4]) const {
-    const int pitch = shape_.pitch();
-    const uint32_t at = stage + lane_ / 4 * pitch + warp_ * ProductShape::kChunk * 2 + lane_ % 4 * 16;
-    // Where the warp has no such chunk its rows are zero, and any weights do.
-    uint4 w[kWarpChunks], v[kWarpChunks];
-#pragma unroll
-    for (int i = 0; i < kWarpChunks; ++i) {
-      const uint32_t from =
-          at + (warp_ + i * kWarps < n_chunks ? i * kWarps : -warp_) * ProductShape::kChunk * 2;
-      w[i] = ptx::LoadShared(from), v[i] = ptx::LoadShared(from + 8 * pitch);
+  // All at once: beside a stream of weights a load takes long.
+  __device__ void LoadGroup(int first, Rows (&rows)[kHeldStages]) const {
+    ForEachChunk(first, [&](int s, int m, int i, const __nv_bfloat16* at, bool exists) {
+      rows[s].x[m][i] = exists ? LookAt16Bytes(at) : make_uint4(0, 0, 0, 0);
+    });
+  }
+  // Until all of them are there.
+  __device__ void Await(int first, Rows (&rows)[kHeldStages]) const {
+    if (!links_.awaits) return;
+    bool absent;
+    do {
+      absent = false;
+      ForEachChunk(first, [&](int s, int m, int i, const __nv_bfloat16* at, bool exists) {
+        if (!AnyAbsent(rows[s].x[m][i])) return;
+        rows[s].x[m][i] = LookAt16Bytes(at), absent = true;
+      });
+    } while (__any_sync(~0u, absent));
+  }
+  // Until the lane's first is there.
+  __device__ void AwaitFirst() const {
+    const int column = warp_ * ProductShape::kChunk + lane_ % 4 * 8;
+    if (lane_ / 4 < n_rows_ && column < call_.k) {
+      const auto* at = static_cast<const __nv_bfloat16*>(call_.in) + InputRow(lane_ / 4) * call_.in_stride;
+      while (AnyAbsent(LookAt16Bytes(at + column))) {
+      }
     }
+    __syncwarp();
+  }
+
+  __device__ void Multiply(const Rows& rows, const Weights& weights, float (&sums)[2][kRowTiles][4]) const {
 #pragma unroll
     for (int i = 0; i < kWarpChunks; ++i) {
-      const uint32_t low[4] = {w[i].x, v[i].x, w[i].y, v[i].y}, high[4] = {w[i].z, v[i].z, w[i].w, v[i].w};
+      const uint4 &w = weights.low[i], &v = weights.high[i];
+      const uint32_t low[4] = {w.x, v.x, w.y, v.y}, high[4] = {w.z, v.z, w.w, v.w};
 #pragma unroll
       for (int m = 0; m < kRowTiles; ++m) {
         ptx::MultiplyAdd(sums[0][m], low, rows.x[m][i].x, rows.x[m][i].y);
@@ -164,81 +336,6 @@ class Product {
       }
     }
   }
-  __device__ float SumOf(int turn, int column) const {
-    float sum = 0.0f;
-#pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[turn][w][row_][column];
-    return sum;
-  }
-
-  // The rows' norms, a warp a row. They are there after the next barrier.
-  __device__ void Scale() {
-    if (call_.squares == nullptr) return;
-    for (int row = warp_; row < call_.n_rows; row += kWarps) {
-      const float* pieces = call_.squares + InputRow(row) * call_.n_pieces;
-      float square = 0.0f;
-      for (int base = lane_; base < call_.n_pieces; base += kPieces * 32) {
-        float x[kPieces];
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) {
-          x[i] = base + i * 32 < call_.n_pieces ? ptx::LoadChanging(pieces + base + i * 32) : 0.0f;
-        }
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) square += x[i];
-      }
-#pragma unroll
-      for (int i = 16; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
-      if (lane_ == 0) {
-        shared_.scale[row] = 1.0f / sqrtf(square / static_cast<float>(call_.norm_width) + call_.norm_eps);
-      }
-    }
-  }
-
-  // The thread's output of a tile.
-  __device__ bool HasOutput(int column) const { return row_ < call_.n_rows && column + column_ < end_; }
-  __device__ float* Out(int column) const {
-    return static_cast<float*>(call_.out) + static_cast<int64_t>(row_) * call_.out_stride + column + column_;
-  }
-  __device__ float LoadOld(int column) const {
-    return call_.epilogue == Epilogue::kAdd && HasOutput(column) ? ptx::LoadChanging(Out(column)) : 0.0f;
-  }
-
-  // Returns the square of a residual that it wrote.
-  __device__ float Write(int turn, int column, float old) {
-    if (!HasOutput(column)) return 0.0f;
-    const float scale = call_.squares != nullptr ? shared_.scale[row_] : 1.0f;
-    const float x = SumOf(turn, column_) * scale;
-    if (call_.epilogue == Epilogue::kSwiGlu) {
-      const float up = SumOf(turn, column_ + shape_.columns) * scale;
-      static_cast<__nv_bfloat16*>(
-          call_.out)[static_cast<int64_t>(row_) * call_.out_stride + column + column_] =
-          __float2bfloat16(x / (1.0f + __expf(-x)) * up);
-      return 0.0f;
-    }
-    const float y = x + old;
-    *Out(column) = y;
-    if (call_.epilogue != Epilogue::kAdd) return 0.0f;
-    static_cast<__nv_bfloat16*>(
-        call_.stats.rows)[static_cast<int64_t>(row_) * call_.stats.stride + column + column_] =
-        __float2bfloat16(y);
-    return y * y;
-  }
-
-  // Of this block's columns, summed over the lanes that share the row.
-  __device__ void WriteSquare(float square) {
-#pragma unroll
-    for (int i = ProductShape::kTile / 2; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
-    if (column_ == 0 && row_ < call_.n_rows) {
-      call_.stats.squares[static_cast<int64_t>(row_) * call_.stats.n_pieces + blockIdx.x] = square;
-    }
-  }
-
-  const SkinnyCall& call_;
-  Shared& shared_;
-  const ProductShape shape_;
-  const int warp_, lane_;
-  const int begin_, end_;   // this block's columns
-  const int row_, column_;  // of the thread's output in a tile
 };
 
 }  // namespace t6::cuda

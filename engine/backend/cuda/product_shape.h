@@ -14,6 +14,9 @@
 
 namespace t6::cuda {
 
+// Chunks of a row that a warp may have where rows are few (few_rows_product.cuh).
+inline constexpr int kFewRows = 2, kFewRowsChunks = 24;
+
 struct ProductShape {
   static constexpr int kTile = 16;   // weight rows of a stage: SwiGLU has gate's, then as many of up's
   static constexpr int kChunk = 32;  // of k: 16 bytes of each of four lanes
@@ -35,6 +38,8 @@ struct ProductShape {
     return shape;
   }
 
+  bool TakesFewRows(int n_warps) const { return n_stages * ProductChunks(n_warps) <= kFewRowsChunks; }
+
   T6_BOTH int Begin(int block) const {
     if (block >= n_blocks) return 0;
     return block * each + (block < more ? block : more);
@@ -47,7 +52,18 @@ struct ProductShape {
   }
   // An odd number of 64 bytes: eight lanes that read together meet all banks.
   T6_BOTH int pitch() const { return (stage_chunks | 1) * kChunk * 2; }
-  T6_BOTH int bytes() const { return kTile * pitch(); }
+  // Of a stage with `n` of the tile's columns.
+  T6_BOTH int bytes(int n) const { return (columns == kTile ? n : columns + n) * pitch(); }
+};
+
+// Where a product of a step's program finds and leaves what blocks hand to each other (exchange.cuh).
+struct ProductLinks {
+  bool awaits = false;  // the input rows, and their squares, appear while the kernel runs
+  // Besides the call's own places, or null: rows of `stride` numbers, float32 for kStore, else bfloat16, and
+  // for kAdd as many squares as the call's.
+  void* rows = nullptr;
+  int stride = 0;
+  float* squares = nullptr;
 };
 
 }  // namespace t6::cuda

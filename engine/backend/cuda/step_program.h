@@ -22,6 +22,7 @@ namespace t6::cuda {
 
 struct StepInstruction;
 struct StepInstance;
+struct StepLaunch;
 
 class StepProgram {
  public:
@@ -30,15 +31,16 @@ class StepProgram {
   StepProgram(const StepProgram&) = delete;
   StepProgram& operator=(const StepProgram&) = delete;
 
-  static constexpr size_t kBytes = size_t{12} << 20;  // of instructions, in device memory
-  static constexpr int kMaxRows = kMaxSkinnyRows;
+  static constexpr size_t kBytes = size_t{32} << 20;  // of instructions and exchange, in device memory
+  static constexpr int kMaxRows = 8;
 
   // `memory`: kBytes, the caller's. Without `config`, or where no kernel covers it, Begin does nothing.
   // `clocks`: null, or where the kernel notes when it has done each instruction.
   cudaError_t Reserve(const DecodeAttentionConfig* config, void* memory, uint64_t* clocks);
 
   // Whether operations are collected from now on.
-  bool Begin(int n_rows);
+  // `existing`: in device memory, how many of the rows exist.
+  bool Begin(int n_rows, const int32_t* existing);
   bool collects() const { return collects_; }
   void AddProduct(const SkinnyCall& call);
   void AddAttention(const DecodeCall& call);  // with `stores`
@@ -51,16 +53,19 @@ class StepProgram {
   const std::vector<std::string>& names() const { return names_; }
 
  private:
+  void Link(size_t begin, StepLaunch* launch);
+
   cudaStream_t stream_;
   int n_sms_;
   const StepInstance* instance_ = nullptr;  // none: no kernel for the model
   int ring_bytes_ = 0, shared_bytes_ = 0;
-  unsigned char* memory_ = nullptr;  // the barrier's counter, then instructions
+  unsigned char* memory_ = nullptr;  // the barrier's counter, what blocks hand over, instructions
   uint64_t* clocks_ = nullptr;
   size_t used_ = 0;     // instructions of finished programs
   size_t longest_ = 0;  // program so far, in instructions
   bool collects_ = false;
   int n_rows_ = 0;
+  const int32_t* existing_ = nullptr;
   std::vector<StepInstruction> instructions_;  // of the program that is being collected
   size_t launched_ = 0;                        // of them
   std::vector<std::string> names_;

@@ -320,7 +320,8 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
   call.max_sequences = step_.sequence_capacity;
   call.stores = StoresInDecode(*params.pages.layout);
   call.overlaps_prior = std::exchange(launched_since_plan_, true) && !device_.portable;
-  if (Collects() && call.stores) {
+  // A program has room for the partial results of equal shares.
+  if (Collects() && call.stores && plan_.fixed_split_pages == 0) {
     options_.program->AddAttention(call);
     return absl::OkStatus();
   }
