@@ -208,8 +208,6 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::SetReadAhead(const ReadAhead* bytes) { impl_->read_ahead = bytes; }
 
-const ThreadPool::ReadAhead* ThreadPool::read_ahead() const { return impl_->read_ahead; }
-
 void ThreadPool::StopReadingAhead() {
   impl_->read_ahead = nullptr;
   for (Reader& reader : impl_->readers) reader.Stop();

@@ -34,7 +34,6 @@ class ThreadPool {
   // it stays as it is until replaced. StopReadingAhead returns when none reads any more, nor will before the
   // next call: the bytes may go.
   void SetReadAhead(const ReadAhead* bytes);
-  const ReadAhead* read_ahead() const;
   void StopReadingAhead();
 
   // Calls task(i, worker) once for every i in [0, n_tasks), worker in [0, n_threads), the first ones first.

@@ -106,9 +106,6 @@ class TpaAttentionImpl final : public TpaAttention {
         &kernels, &shape,   &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
         &tasks_,  ++n_runs_};
     ForRows([&](int begin, int end) { RotateQueries(run, begin, end, queries); });
-    const ThreadPool::ReadAhead* ahead = pool_->read_ahead();
-    for (int worker = 0; worker < pool_->n_threads(); ++worker)
-      workers_[worker].ahead = ahead == nullptr ? FetchAhead() : FetchAhead{ahead[worker]};
     for (int row = 0; row < plan_->n_rows(); ++row)
       waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
 

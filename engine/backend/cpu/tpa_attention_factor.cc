@@ -85,7 +85,6 @@ class FactorPass {
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = Visible(run_.positions[task_.first_row + task_.n_rows - 1], page);
     next_ = {};
-    next_.ahead = &worker_->ahead;
     if (const int32_t next = page + 1 < task_.page_end ? task_.pages[page + 1] : task_.next_page; next >= 0) {
       const size_t bytes = run_.params->pages.layout->page_bytes();
       next_.at = run_.params->pages.base + next * bytes;

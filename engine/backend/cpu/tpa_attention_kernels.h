@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "engine/backend/attention_spec.h"
-#include "engine/backend/cpu/thread_pool.h"
 #include "engine/tensor/dtype.h"
 
 namespace t6::cpu {
@@ -21,46 +20,20 @@ namespace t6::cpu {
 // Rows of the left side and of the result are read and written in groups of this many (AMX tiles).
 inline constexpr int kRowGroup = 16;
 
-// What a worker will read once its pages are through, piece by piece.
-struct FetchAhead {
-  ThreadPool::ReadAhead bytes;
-  size_t next = 0;
-
-  // The next piece, or nothing.
-  ThreadPool::Bytes Take() {
-    constexpr ptrdiff_t kPiece = 4096;
-    while (next < bytes.size() && bytes[next].at >= bytes[next].end) ++next;
-    if (next == bytes.size()) return {};
-    const uint8_t* at = bytes[next].at;
-    bytes[next].at += std::min(kPiece, bytes[next].end - at);
-    return {at, bytes[next].at};
-  }
-};
-
-// A page that a worker will read next, and then what lies ahead. Kernels that know it ask for its lines a few
-// at a time between their products: asked for in one go they would fill the core's miss buffers, and
-// everything behind would wait, or be dropped (Zen 4 drops prefetches beyond some 25 GB/s).
+// A page that a worker will read next. Kernels that know it ask for its lines a few at a time between their
+// products: asked for in one go they would fill the core's miss buffers, and everything behind would wait, or
+// be dropped (Zen 4 drops prefetches beyond some 25 GB/s).
 struct PageFetch {
   alignas(64) static constexpr uint8_t kNothing[64] = {};
   const uint8_t* at = kNothing;
   const uint8_t* end = kNothing;
-  FetchAhead* ahead = nullptr;
 
   template <int n>
   void Lines() {
-    if (at >= end && ahead != nullptr) More();
 #pragma GCC unroll 8
     for (int i = 0; i < n; ++i) {
       __builtin_prefetch(at, 0, 2);
       at += at < end ? 64 : 0;
-    }
-  }
-  void More() {
-    const ThreadPool::Bytes piece = ahead->Take();
-    if (piece.at == nullptr) {
-      ahead = nullptr, at = end = kNothing;
-    } else {
-      at = piece.at, end = piece.end;
     }
   }
 };

@@ -50,7 +50,6 @@ struct alignas(64) WorkerState {
     int first = 0, n = 0;
     bool operator==(const Rows&) const = default;
   } formed;
-  FetchAhead ahead;
 };
 
 // Rotates and scales the query vectors of rows [begin, end) into `queries`. The scale makes logits powers
