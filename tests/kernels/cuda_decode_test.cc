@@ -30,7 +30,7 @@ TEST(CudaDecodeConfig, FitsTheMultiprocessorOrRefuses) {
       }
     }
   }
-  EXPECT_EQ(6 + 32 + 64, n_refused);  // docs/kernels.md: ranks 3 and 4 of large heads
+  EXPECT_EQ(32 + 64, n_refused);  // docs/kernels.md: ranks 3 and 4 of large heads
   EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 96, 2, 6, 96, 1.0f, false, 0.0f}, kH200));
   EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({47, 64, 5, 6, 64, 1.0f, false, 0.0f}, kH200));
   EXPECT_FALSE(cuda::DecodeAttentionConfig::Make({129, 64, 1, 6, 64, 1.0f, false, 0.0f}, kH200));

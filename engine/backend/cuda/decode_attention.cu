@@ -5,6 +5,7 @@
 #include "engine/backend/cuda/decode_combine.h"
 #include "engine/backend/cuda/decode_instances.h"
 #include "engine/backend/cuda/decode_kernel.cuh"
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/tensor_map.h"
 
 namespace t6::cuda {
@@ -22,9 +23,11 @@ std::span<const DecodeInstance> InstancesFor(const DecodeShape& shape) {
   return shape.fp8 ? Fp8DecodeInstances() : DecodeInstancesOfRank(shape.rank);
 }
 
-// Of a query's token, as the kernels keep them in shared memory.
-int FactorBytes(const DecodeShape& shape) {
-  return (shape.rank_q + 2 * shape.rank) * (shape.n_heads + shape.head_dim) * 4;
+// What kernels keep of a query's token in shared memory: A of all heads that there is room for, B (in
+// the step kernel), and its factors for the pages.
+int FactorBytes(const DecodeShape& shape, int n_heads) {
+  return n_heads * RoundUp(shape.rank_q, 4) * 4 + shape.rank_q * shape.head_dim * 4 +
+         2 * shape.rank * (shape.n_heads + shape.head_dim) * 4;
 }
 
 // Gives the ring what `exchange`, behind it, leaves of a multiprocessor's shared memory; false where that is
@@ -35,7 +38,8 @@ bool FitRing(const DecodeDevice& device, int exchange, DecodeAttentionConfig* co
   const int head_bytes = shape.fp8 ? 64 : 128, missing = config->head_tiles * kTileHeads - shape.n_heads;
   const int padded_rows = shape.half_rows() + (missing * head_bytes + 127) / 128;
   config->stage_bytes = RoundUp(padded_rows * 128, kRingAlignment);
-  const int shared = device.max_shared_per_sm - kReservedShared - exchange;
+  const int beside = config->combines_beside ? kCombineShared + kReservedShared : 0;
+  const int shared = device.max_shared_per_sm - kReservedShared - beside - exchange;
   config->n_stages = std::min(shared / config->stage_bytes, kMaxStages);
   if (config->n_stages < kMinStages) return false;
   const int half_bytes = shape.half_rows() * 128;
@@ -43,6 +47,7 @@ bool FitRing(const DecodeDevice& device, int exchange, DecodeAttentionConfig* co
     return std::clamp((bytes + half_bytes - 1) / half_bytes, 2, config->n_stages);
   };
   config->first_in_flight = halves(kFirstInFlight), config->max_in_flight = halves(kMaxInFlight);
+  config->exchange_bytes = exchange;
   config->shared_bytes = config->n_stages * config->stage_bytes + exchange;
   config->n_blocks = device.n_sms;
   return true;
@@ -57,7 +62,8 @@ std::optional<DecodeAttentionConfig> MakeForFp8(const DecodeShape& shape, const 
     config.warp_tokens = 16, config.token_groups = 4;
     config.head_tiles = instance.max_heads / kTileHeads;
     config.n_threads = instance.n_threads;
-    const int exchange = std::max(instance.exchange_bytes, instance.factor_offset + FactorBytes(shape));
+    const int exchange =
+        std::max(instance.exchange_bytes, instance.factor_offset + FactorBytes(shape, instance.max_heads));
     // Each warpgroup has a part of the ring, of a page at least.
     const int n_groups = instance.n_threads / 128 - 1;
     if (FitRing(device, exchange, &config) && config.n_stages >= 2 * n_groups) return config;
@@ -74,9 +80,9 @@ cudaError_t MakeBoxMap(const DecodeShape& shape, const void* pages, int64_t n_pa
 }  // namespace
 
 int ExchangeBytes(int head_dim, int n_warps) {
-  return 2 * kMaxStages * 8 + n_warps * 16 * ((head_dim + 8) * 4 + 8);
+  return 2 * kMaxStages * 8 + n_warps * 16 * (head_dim * 4 + 8);
 }
-static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * ((64 + 8) * 4 + 8));
+static_assert(Exchange<DecodeTraits<1, 64, 16, 9>>::kWarpBytes == 16 * (64 * 4 + 8));
 
 DecodeParams MakeDecodeParams(const DecodeCall& call) {
   const DecodeAttentionConfig& config = *call.config;
@@ -140,6 +146,7 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     if (instance.rank != shape.rank || instance.head_dim != shape.head_dim) continue;
     DecodeAttentionConfig config;
     config.shape = shape, config.portable = device.portable;
+    config.combines_beside = instance.combines_beside && !device.portable;
     config.warp_tokens = instance.warp_tokens;
     config.head_tiles = (shape.n_heads + kTileHeads - 1) / kTileHeads;
     config.token_groups = 64 / instance.warp_tokens;
@@ -147,10 +154,11 @@ std::optional<DecodeAttentionConfig> DecodeAttentionConfig::Make(const DecodeSha
     if (n_warps + 1 > instance.max_warps) continue;
     config.n_threads = (n_warps + 1) * 32;
     config.kernel = device.portable ? instance.portable_kernel : instance.kernel;
-    const int exchange = ExchangeBytes(shape.head_dim, n_warps);
     // The query's rows and all factors of its token lie where the warps' results will.
-    const int query = config.head_tiles * kTileHeads * (shape.head_dim + 8) * 2 + FactorBytes(shape);
-    if (query > exchange - ExchangeBytes(shape.head_dim, 0)) continue;
+    const int n_heads = config.head_tiles * kTileHeads;
+    const int query = n_heads * (shape.head_dim + 8) * 2 + FactorBytes(shape, n_heads);
+    const int exchange =
+        std::max(ExchangeBytes(shape.head_dim, n_warps), ExchangeBytes(shape.head_dim, 0) + query);
     if (!FitRing(device, exchange, &config)) continue;
     return config;
   }
@@ -171,21 +179,12 @@ cudaError_t LaunchDecodeAttention(const DecodeCall& call, cudaStream_t stream) {
       cudaFuncSetAttribute(config.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, config.shared_bytes);
   if (error != cudaSuccess) return error;
 
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(config.n_blocks);
-  launch.blockDim = dim3(config.n_threads);
-  launch.dynamicSmemBytes = config.shared_bytes;
-  launch.stream = stream;
-  launch.attrs = &overlap;
-  launch.numAttrs = call.overlaps_prior && !config.portable ? 1 : 0;
-
+  const OverlappedLaunch launch(dim3(config.n_blocks), config.n_threads, config.shared_bytes, stream,
+                                call.overlaps_prior && !config.portable);
   DecodeParams params = MakeDecodeParams(call);
   PageMaps maps = config.portable ? PageMaps{} : *call.maps;
   void* arguments[] = {&params, &maps.whole, &maps.rest};  // a portable kernel takes the first
-  error = cudaLaunchKernelExC(&launch, config.kernel, arguments);
+  error = cudaLaunchKernelExC(launch.config(), config.kernel, arguments);
   return error != cudaSuccess ? error : LaunchDecodeCombine(call, stream);
 }
 

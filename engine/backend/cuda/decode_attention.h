@@ -52,13 +52,15 @@ struct DecodeAttentionConfig {
   DecodeShape shape;
   bool portable = false;
   const void* kernel = nullptr;
-  int warp_tokens = 0;   // of a page that one warp attends to
-  int head_tiles = 0;    // of 16 heads
-  int token_groups = 0;  // 64 / warp_tokens
-  int n_threads = 0;     // consumers and the producer warp
+  bool combines_beside = false;  // leaves room for a block of the combine
+  int warp_tokens = 0;           // of a page that one warp attends to
+  int head_tiles = 0;            // of 16 heads
+  int token_groups = 0;          // 64 / warp_tokens
+  int n_threads = 0;             // consumers and the producer warp
   int stage_bytes = 0;
   int n_stages = 0;
   int first_in_flight = 0, max_in_flight = 0;  // halves of pages
+  int exchange_bytes = 0;                      // of shared_bytes, behind the stages
   int shared_bytes = 0;
   int n_blocks = 0;  // one a multiprocessor
 

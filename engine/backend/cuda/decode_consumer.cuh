@@ -187,9 +187,9 @@ struct ConsumerWarp {
     const int row = lane >> 2, column = (lane & 3) * 2;
 #pragma unroll
     for (int n = 0; n < T::kDim / 8; ++n) {
-      float* to = merge + row * T::kMergeStride + n * 8 + column;
+      float* to = merge + T::MergeOffset(row, n * 8 + column);
       *reinterpret_cast<float2*>(to) = make_float2(out[n][0], out[n][1]);
-      *reinterpret_cast<float2*>(to + 8 * T::kMergeStride) = make_float2(out[n][2], out[n][3]);
+      *reinterpret_cast<float2*>(to + 8 * T::kDim) = make_float2(out[n][2], out[n][3]);
     }
     PublishSums(max_sum, lane);
   }

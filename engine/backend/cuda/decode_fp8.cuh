@@ -244,7 +244,7 @@ struct Fp8ConsumerWarp : ConsumerWarp<T> {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const float *even = &out[2 * j][2 * half], *odd = &out[2 * j + 1][2 * half];
-        float* to = merge + ((lane >> 2) + 8 * half) * T::kMergeStride + 16 * j + (lane & 3) * 4;
+        float* to = merge + T::MergeOffset((lane >> 2) + 8 * half, 16 * j + (lane & 3) * 4);
         *reinterpret_cast<float4*>(to) =
             make_float4(even[0] * scale, odd[0] * scale, even[1] * scale, odd[1] * scale);
       }

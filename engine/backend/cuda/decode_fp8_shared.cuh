@@ -21,6 +21,7 @@ struct Fp8Traits : DecodeTraits<kRankT, 64, 64, 12, true> {
   static_assert(kGroups * kConsumerRegisters + kProducerRegisters <=
                 (kGroups + 1) * (512 / (kGroups + 1) / 8 * 8));
   static constexpr bool kTileQuery = true;
+  static constexpr int kQueryPasses = (kHeads * kHeadGroups / 4 + kGroups * 4 - 1) / (kGroups * 4);
 };
 
 // Behind the ring: barriers, the query, each warpgroup's weighted factors, sums. When a segment begins its

@@ -10,6 +10,7 @@ struct DecodeInstance {
   bool fp8;                     // of the pages
   int warp_tokens;              // see DecodeTraits
   int max_warps;                // the producer included; it fixes the registers that a thread may have
+  bool combines_beside;         // leaves registers for a block of the combine
   const void* kernel;           // with tensor maps, sm_90a; null for fp8 pages
   const void* portable_kernel;  // sm_80 and up
 };

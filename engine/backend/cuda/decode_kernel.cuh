@@ -12,14 +12,72 @@
 #include "engine/backend/cuda/decode_newest.cuh"
 #include "engine/backend/cuda/decode_producer.cuh"
 #include "engine/backend/cuda/decode_query.cuh"
+#include "engine/backend/cuda/step_query.cuh"
 
 namespace t6::cuda {
 
-// Adds the token groups' results of the tiles' heads and writes the segment's: the output itself where it is
-// the sequence's only segment, else a partial.
-template <class T, bool kHandsOver>
-__device__ void MergeGroups(const DecodeParams& p, const HeadTiles& tiles, const DecodeSegment& segment,
-                            int index, const float* merge, const float2* max_sum, int thread, int n_threads) {
+// Adds the token groups' results of every head and writes the segment's: the output itself where it is the
+// sequence's only segment, else a partial. A thread has four columns of every kIterations-th head, and reads
+// all that it needs for some of them before it adds.
+template <class T>
+__device__ void MergeGroups(const DecodeParams& p, const DecodeSegment& segment, int index,
+                            const float* merge, const float2* max_sum, int thread, int n_threads) {
+  constexpr int kQuads = T::kDim / 4, kGroups = T::kTokenGroups;
+  // n_threads = tiles * groups * 32, for tiles * 16 heads.
+  constexpr int kIterations = (kQuads + 2 * kGroups - 1) / (2 * kGroups);
+  constexpr int kAtOnce = kIterations * kGroups <= 8 ? kIterations : 8 / kGroups;
+  static_assert(kIterations % kAtOnce == 0);
+  const bool writes_output = segment.is_whole && !p.head_norm;
+  const int column = thread % kQuads * 4, heads_apart = n_threads / kQuads;
+#pragma unroll
+  for (int done = 0; done < kIterations; done += kAtOnce) {
+    float2 ms[kAtOnce][kGroups];
+    float4 o[kAtOnce][kGroups];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int head = min(thread / kQuads + (done + i) * heads_apart, p.n_heads - 1);
+      const int warp0 = head / kTileHeads * kGroups, row = head % kTileHeads;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        ms[i][g] = max_sum[(warp0 + g) * 16 + row];
+        o[i][g] = *reinterpret_cast<const float4*>(merge + (warp0 + g) * 16 * T::kDim +
+                                                   T::MergeOffset(row, column));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int head = thread / kQuads + (done + i) * heads_apart;
+      float most = kNoMax, total = 0.0f;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) most = fmaxf(most, ms[i][g].x);
+      float4 out = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        const float factor = ptx::Exp2(ms[i][g].x - most);
+        total = fmaf(factor, ms[i][g].y, total);
+        out.x = fmaf(factor, o[i][g].x, out.x), out.y = fmaf(factor, o[i][g].y, out.y);
+        out.z = fmaf(factor, o[i][g].z, out.z), out.w = fmaf(factor, o[i][g].w, out.w);
+      }
+      if (head >= p.n_heads) continue;
+      if (writes_output) {
+        const float scale = 1.0f / (total * T::kRank);
+        p.out.Store((static_cast<int64_t>(segment.row) * p.n_heads + head) * T::kDim + column,
+                    make_float4(out.x * scale, out.y * scale, out.z * scale, out.w * scale));
+      } else {
+        const int64_t slot = static_cast<int64_t>(index) * p.n_heads + head;
+        *reinterpret_cast<float4*>(p.partials.out + slot * T::kDim + column) = out;
+        if (column == 0) p.partials.max_sum[slot] = make_float2(most, total);
+      }
+    }
+  }
+}
+
+// The same in the step kernel, of the tiles' heads, handing partials to whoever awaits them: the output
+// itself where it is the sequence's only segment, else a partial.
+template <class T>
+__device__ void HandOverGroups(const DecodeParams& p, const HeadTiles& tiles, const DecodeSegment& segment,
+                               int index, const float* merge, const float2* max_sum, int thread,
+                               int n_threads) {
   constexpr int kQuads = T::kDim / 4;
   const bool writes_output = segment.is_whole && !p.head_norm;
   const int first_head = tiles.first * kTileHeads;
@@ -38,7 +96,7 @@ __device__ void MergeGroups(const DecodeParams& p, const HeadTiles& tiles, const
       const float2 ms = max_sum[(warp0 + g) * 16 + row];
       const float factor = ptx::Exp2(ms.x - most);
       const float4 o =
-          *reinterpret_cast<const float4*>(merge + ((warp0 + g) * 16 + row) * T::kMergeStride + column);
+          *reinterpret_cast<const float4*>(merge + (warp0 + g) * 16 * T::kDim + T::MergeOffset(row, column));
       total = fmaf(factor, ms.y, total);
       out.x = fmaf(factor, o.x, out.x), out.y = fmaf(factor, o.y, out.y);
       out.z = fmaf(factor, o.z, out.z), out.w = fmaf(factor, o.w, out.w);
@@ -50,13 +108,8 @@ __device__ void MergeGroups(const DecodeParams& p, const HeadTiles& tiles, const
     } else {
       const int64_t slot = static_cast<int64_t>(index) * p.n_heads + head;
       auto* to = reinterpret_cast<float4*>(p.partials.out + slot * T::kDim + column);
-      if constexpr (kHandsOver) {
-        HandOver(to, out);
-        if (column == 0) HandOver(p.partials.max_sum + slot, make_float2(most, total));
-      } else {
-        *to = out;
-        if (column == 0) p.partials.max_sum[slot] = make_float2(most, total);
-      }
+      HandOver(to, out);
+      if (column == 0) HandOver(p.partials.max_sum + slot, make_float2(most, total));
     }
   }
 }
@@ -102,7 +155,8 @@ __device__ void Consume(const DecodeParams& p, const HeadTiles& tiles, const Blo
   for (int index = begin; index < end; ++index) {
     const DecodeSegment segment = index == begin ? block->first : p.plan.segments[index];
     if (segment.n_pages == 0) continue;
-    QueryFormer<T, kAwaits> former(p, tiles, shared.merge(), warp, lane, n_warps);
+    std::conditional_t<kAwaits, StepQueryFormer<T, true>, QueryFormer<T>> former(p, tiles, shared.merge(),
+                                                                                 warp, lane, n_warps);
     const int64_t angle = static_cast<int64_t>(segment.position) * (p.rotary_dim / 2);
     const SegmentPlan plan = first != nullptr && index == begin
                                  ? *first
@@ -141,9 +195,14 @@ __device__ void Consume(const DecodeParams& p, const HeadTiles& tiles, const Blo
     }
 
     float2* max_sum = shared.max_sum(n_warps);
-    own.Publish(shared.merge() + warp * 16 * T::kMergeStride, max_sum + warp * 16, lane);
+    own.Publish(shared.merge() + warp * 16 * T::kDim, max_sum + warp * 16, lane);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
-    MergeGroups<T, kAwaits>(p, tiles, segment, index, shared.merge(), max_sum, warp * 32 + lane, n_threads);
+    const int thread = warp * 32 + lane;
+    if constexpr (kAwaits) {
+      HandOverGroups<T>(p, tiles, segment, index, shared.merge(), max_sum, thread, n_threads);
+    } else {
+      MergeGroups<T>(p, segment, index, shared.merge(), max_sum, thread, n_threads);
+    }
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
   }
   ptx::WaitForPriorKernels();  // in every block, so that "this kernel is done" means that those in front are
@@ -157,12 +216,12 @@ __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned c
   const int n_consumers = p.head_tiles * T::kTokenGroups;
   const bool produces = warp == n_consumers;
   const DecodeBlock* block = p.plan.blocks + blockIdx.x;
+  // Asked for at once: what is there before the first copy is memory's time lost.
+  const BlockRecord record = produces ? BlockRecord(block, lane) : BlockRecord();
 
-  if (produces && lane == 0) {
-    for (int i = 0; i < p.n_stages; ++i) {
-      ptx::BarrierInit(shared.Full(i), Copier::kArrivals);
-      ptx::BarrierInit(shared.Empty(i), n_consumers);
-    }
+  if (produces && lane < p.n_stages) {
+    ptx::BarrierInit(shared.Full(lane), Copier::kArrivals);
+    ptx::BarrierInit(shared.Empty(lane), n_consumers);
     ptx::BarrierInitFence();
   }
   ptx::LetDependentsLaunch();
@@ -170,7 +229,7 @@ __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned c
 
   if (produces) {
     StageWriter<T> ring(p, shared);
-    Producer<T, Copier, StageWriter<T>>(p, copier, ring, lane).Run(block);
+    Producer<T, Copier, StageWriter<T>>(p, copier, ring, lane).Run(record);
   } else {
     StageReader<T> ring(p, shared, lane);
     Consume<T>(p, {0, p.head_tiles}, shared, block, nullptr, ring, warp, lane);
@@ -178,7 +237,7 @@ __device__ void RunBlock(const DecodeParams& p, const Copier& copier, unsigned c
 }
 
 template <class T>
-__global__ void __launch_bounds__(T::kMaxThreads, 1)
+__global__ void __maxnreg__(T::kMaxRegisters)
     DecodeAttention(const __grid_constant__ DecodeParams p, const __grid_constant__ CUtensorMap whole,
                     const __grid_constant__ CUtensorMap rest) {
 #if T6_PTX_HAS_SM90
@@ -207,6 +266,7 @@ DecodeInstance MakeDecodeInstance() {
           T::kFp8,
           T::kWarpTokens,
           T::kMaxThreads / 32,
+          T::kCombineBeside,
           kernel,
           reinterpret_cast<const void*>(&DecodeAttentionPortable<T>)};
 }

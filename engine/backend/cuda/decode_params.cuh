@@ -28,6 +28,7 @@ struct DecodeParams {
 inline constexpr int kRingAlignment = 1024;  // of the copies' swizzle
 inline constexpr int kMaxStages = 16;
 inline constexpr int kTileHeads = 16;
+inline constexpr int kCombineRegisters = 64;
 inline constexpr int kConsumerBarrier = 1;
 inline constexpr float kRescaleAbove = 8.0f;  // powers of two that weights may exceed 1 by before a rescale
 inline constexpr float kNoMax = -1e30f;       // finite, or a fully masked group would form inf - inf
@@ -47,7 +48,14 @@ struct DecodeTraits {
   static constexpr bool kTileQuery = false;         // as an operand in shared memory
   static constexpr int kWarpTokens = kWarpTokensT;  // of each page, to a warp
   static constexpr int kTokenGroups = 64 / kWarpTokens;
+  static constexpr int kQueryPasses = kWarpTokens / 16;  // of four heads, by a warp that forms its queries
   static constexpr int kMaxThreads = kMaxWarpsT * 32;
+  // A quarter of a multiprocessor has 512 registers of every lane. Where the block's warps do with fewer,
+  // each quarter keeps enough for one of the combine's.
+  static constexpr bool kCombineBeside = kDim == 64 && kRank <= 2 && kWarpTokens <= 32 && !kFp8;
+  static constexpr int kQuarterWarps = (kMaxWarpsT + 3) / 4;
+  static constexpr int kMaxRegisters =
+      (512 - (kCombineBeside ? kCombineRegisters : 0)) / kQuarterWarps / 8 * 8;
   static constexpr int kSteps = kDim / 16;          // of a product over d, or pairs of its output tiles
   static constexpr int kGroups = kWarpTokens / 16;  // of 16 tokens
   static constexpr int kRankBytes = 64 * kDim * (kFp8 ? 1 : 2);  // one rank of B
@@ -56,15 +64,21 @@ struct DecodeTraits {
   // precision ends at 16, and at the bottom long before bfloat16 does.
   static constexpr float kWeightBits = kFp8 ? 7.0f : 0.0f;
   static constexpr float kRescaleAbove = kWeightBits + t6::cuda::kRescaleAbove;
-  static constexpr int kMergeStride = kDim + 8;  // floats; keeps fragments' stores free of bank conflicts
+
+  // Where a warp's result has a number, in floats: eight neighbours change places by the row, so that
+  // fragments' stores are free of bank conflicts.
+  __device__ static constexpr int MergeOffset(int row, int column) {
+    constexpr int kTurns = kDim < 64 ? kDim / 8 : 8;
+    return row * kDim + (column ^ (row % kTurns * 8));
+  }
 };
 
 // Shared memory behind the ring of stages. The query and the warps' results are never alive at once.
 template <class T>
 struct Exchange {
   uint32_t barriers[2 * kMaxStages * 2];  // full, then empty, 8 bytes each
-  // followed by: float merge[n_warps][16][kMergeStride], float2 max_sum[n_warps][16]
-  static constexpr int kWarpBytes = 16 * (T::kMergeStride * 4 + 8);
+  // followed by: float merge[n_warps][16][kDim], float2 max_sum[n_warps][16]
+  static constexpr int kWarpBytes = 16 * (T::kDim * 4 + 8);
 };
 
 // The ring's place and turn. Producer and consumers each keep one, in step.
@@ -91,7 +105,7 @@ struct BlockShared {
   __device__ uint32_t Empty(int stage) const { return barrier_address + (kMaxStages + stage) * 8; }
   __device__ float* merge() const { return reinterpret_cast<float*>(exchange + 1); }
   __device__ float2* max_sum(int n_warps) const {
-    return reinterpret_cast<float2*>(merge() + n_warps * 16 * T::kMergeStride);
+    return reinterpret_cast<float2*>(merge() + n_warps * 16 * T::kDim);
   }
 };
 }  // namespace t6::cuda

@@ -38,6 +38,39 @@ class StageWriter {
   int limit_, in_flight_ = 0, landed_ = 0;
 };
 
+// A block's record as a warp holds it, a word a lane: one look-up.
+class BlockRecord {
+ public:
+  BlockRecord() = default;
+  __device__ BlockRecord(const DecodeBlock* block, int lane)
+      : word_(lane < static_cast<int>(sizeof(DecodeBlock)) / 4 ? reinterpret_cast<const int32_t*>(block)[lane]
+                                                               : 0) {}
+
+  __device__ int begin() const { return Word(offsetof(DecodeBlock, begin)); }
+  __device__ int end() const { return Word(offsetof(DecodeBlock, end)); }
+  // Lane i has the i-th, below kFirstPages.
+  __device__ int32_t first_pages() const {
+    const int lane = static_cast<int>(threadIdx.x % 32);
+    return __shfl_sync(~0u, word_, (lane + offsetof(DecodeBlock, first_pages) / 4) % 32);
+  }
+  // What a producer needs of it.
+  __device__ DecodeSegment first() const {
+    constexpr size_t kFirst = offsetof(DecodeBlock, first);
+    DecodeSegment segment{};
+    segment.page_offset = Word(kFirst + offsetof(DecodeSegment, page_offset));
+    segment.n_pages = Word(kFirst + offsetof(DecodeSegment, n_pages));
+    segment.holds_newest = Word(kFirst + offsetof(DecodeSegment, holds_newest));
+    return segment;
+  }
+
+ private:
+  __device__ int32_t Word(size_t offset) const {
+    return __shfl_sync(~0u, word_, static_cast<int>(offset / 4));
+  }
+
+  int32_t word_ = 0;
+};
+
 // Streams the block's pages, key half then value half. All lanes walk; which of them issue, the copier says.
 template <class T, class Copier, class Ring>
 class Producer {
@@ -45,13 +78,13 @@ class Producer {
   __device__ Producer(const DecodeParams& p, const Copier& copier, Ring& ring, int lane)
       : p_(p), copier_(copier), ring_(ring), lane_(lane) {}
 
-  __device__ void Run(const DecodeBlock* block) {
-    const int begin = block->begin, end = block->end;
+  __device__ void Run(const DecodeBlock* block) { Run(BlockRecord(block, lane_)); }
+  __device__ void Run(const BlockRecord& record) {
+    const int begin = record.begin(), end = record.end();
     if (begin == end) return;
-    const DecodeSegment first = block->first;
+    const DecodeSegment first = record.first();
     const int n_first = min(first.n_pages, DecodeBlock::kFirstPages);
-    const int32_t id = lane_ < n_first ? block->first_pages[lane_] : 0;
-    CopyPages(id, n_first, first.holds_newest && n_first == first.n_pages);
+    CopyPages(record.first_pages(), n_first, first.holds_newest && n_first == first.n_pages);
     CopySegment(first, n_first);
     for (int index = begin + 1; index < end; ++index) CopySegment(p_.plan.segments[index], 0);
     copier_.Finish();

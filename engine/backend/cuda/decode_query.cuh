@@ -2,163 +2,212 @@
 #pragma once
 
 #include "engine/backend/cuda/decode_fp8.cuh"
-#include "engine/backend/cuda/exchange.cuh"
 
 namespace t6::cuda {
 
 // Writes the scaled, rotated query of every head as bfloat16 rows (for fp8 pages as half precision, in the
 // order of their operands) [head tiles * 16][d + 8]: the padding
-// spreads ldmatrix's rows over all banks. Heads past the last are zero. The factors pass through shared
-// memory, so that all of them are asked for at once; the angles, before the kernels in front are done.
-// kAwaits: the projections appear while the kernel runs (exchange.cuh).
-template <class T, bool kAwaits = false>
+// spreads ldmatrix's rows over all banks. Heads past the last are zero. A warp forms its own heads: it has B
+// in registers and A in shared memory, four ranks a word, and asks for all of both at once.
+template <class T>
 class QueryFormer {
  public:
-  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8, kHeads = 4;
+  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8;
 
-  // `memory`: the rows, of the tiles' heads, then the factors.
-  __device__ QueryFormer(const DecodeParams& p, const HeadTiles& tiles, float* memory, int warp, int lane,
-                         int n_warps)
+  // `memory`: the rows, then A, then the new token's factors.
+  __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
       : p_(p),
-        first_head_(tiles.first * kTileHeads),
-        end_head_(first_head_ + tiles.count * kTileHeads),
+        rank_stride_((p.rank_q + 3) / 4 * 4),
         rows_(reinterpret_cast<__nv_bfloat16*>(memory)),
-        factors_(memory + tiles.count * kTileHeads * kStride / 2),
+        heads_(memory + p.head_tiles * kTileHeads * kStride / 2),
+        new_factors_(heads_ + p.head_tiles * kTileHeads * rank_stride_),
         warp_(warp),
         lane_(lane),
         n_warps_(n_warps) {}
-  // Of all heads.
-  __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
-      : QueryFormer(p, {0, p.head_tiles}, memory, warp, lane, n_warps) {}
+
+  // `tiles`: all of them.
+  __device__ QueryFormer(const DecodeParams& p, const HeadTiles& /*tiles*/, float* memory, int warp, int lane,
+                         int n_warps)
+      : QueryFormer(p, memory, warp, lane, n_warps) {}
 
   // All consumer warps; the rows are there when it returns. cos, sin: of the segment's position.
   __device__ void Form(const DecodeSegment& segment, const float* cos, const float* sin) {
-    constexpr int kPairs = T::kDim < 64 ? 1 : T::kDim / 64;  // of a lane
-    const int half = p_.rotary_dim / 2;
-    float c[kPairs], s[kPairs];
+    Pair pairs[kPairs];
 #pragma unroll
-    for (int i = 0; i < kPairs; ++i) {
-      const int pair = lane_ + 32 * i;
-      c[i] = pair < half ? cos[pair] : 1.0f, s[i] = pair < half ? sin[pair] : 0.0f;
-    }
+    for (int i = 0; i < kPairs; ++i) pairs[i] = PairOf(lane_ + 32 * i, cos, sin);
     ptx::WaitForPriorKernels();
     const float* q = p_.qkv + static_cast<int64_t>(segment.row) * p_.qkv_stride;
-    StageFactors(q, p_.stores && segment.holds_newest);
-    for (int head = first_head_ + warp_ * kHeads; head < end_head_; head += n_warps_ * kHeads) {
-#pragma unroll
-      for (int i = 0; i < kPairs; ++i) {
-        if (lane_ + 32 * i < T::kDim / 2) FormPair(q, head, lane_ + 32 * i, c[i], s[i]);
-      }
+    const float* from = q + (p_.rank_q == 0 ? p_.n_heads * T::kDim : p_.rank_q * (p_.n_heads + T::kDim));
+    const int n_new = p_.stores && segment.holds_newest ? 2 * T::kRank * (p_.n_heads + T::kDim) : 0;
+    float x[kNewLoads];
+    LoadNew(from, 0, n_new, x);
+    if (p_.rank_q == 0) {
+      FormFull(q, pairs);
+    } else {
+      FormFromFactors(q, pairs);
+    }
+    for (int done = 0; done < n_new; done += kNewLoads * n_warps_ * 32) {
+      if (done > 0) LoadNew(from, done, n_new, x);
+      StoreNew(done, n_new, x);
     }
     if constexpr (T::kTileQuery) ptx::FenceSharedForCopies();  // products read it as copies write
     ptx::NamedBarrier(kConsumerBarrier, n_warps_ * 32);
   }
 
   // A_K B_K A_V B_V of the token of a segment that holds it, from Form on until the warps' results.
-  __device__ const float* new_factors() const { return factors_ + p_.rank_q * (p_.n_heads + T::kDim); }
+  __device__ const float* new_factors() const { return new_factors_; }
 
  private:
-  __device__ void StageFactors(const float* q, bool with_new) {
-    constexpr int kLoads = kAwaits ? 12 : 8;
-    const int n = (p_.rank_q + (with_new ? 2 * T::kRank : 0)) * (p_.n_heads + T::kDim);
-    const int step = n_warps_ * 32;
-    if (n == 0) return;
-    if (p_.rank_q == 0) q += p_.n_heads * T::kDim;
-    for (int base = warp_ * 32 + lane_; base < n; base += kLoads * step) {
-      float x[kLoads];
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const float* at = q + base + i * step;
-        x[i] = base + i * step >= n ? 0.0f : kAwaits ? LookAt(at) : *at;
-      }
-      if constexpr (kAwaits) {
-        bool absent;
-        do {
-          absent = false;
-#pragma unroll
-          for (int i = 0; i < kLoads; ++i) {
-            if (IsAbsent(x[i])) x[i] = LookAt(q + base + i * step), absent = true;
-          }
-        } while (absent);
-      }
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        if (base + i * step < n) factors_[base + i * step] = x[i];
-      }
-    }
-    ptx::NamedBarrier(kConsumerBarrier, n_warps_ * 32);
+  static constexpr int kPairs = T::kDim < 64 ? 1 : T::kDim / 64;         // of a lane
+  static constexpr int kAtOnce = 4, kHeads = kAtOnce * T::kQueryPasses;  // of a warp
+  static constexpr int kRanks = T::kRank == 1 ? 16 : 8;                  // of B in registers
+  static constexpr int kNewLoads = 2;                                    // numbers of the new token, at once
+
+  // Columns that rotate together, or two neighbours that do not rotate.
+  struct Pair {
+    int first, second;
+    float cos, sin;
+  };
+  __device__ Pair PairOf(int i, const float* cos, const float* sin) const {
+    const int half = p_.rotary_dim / 2;
+    if (i < half) return {i, i + half, cos[i], sin[i]};
+    const int first = p_.rotary_dim + 2 * (i - half);
+    return {first, first + 1, 1.0f, 0.0f};
+  }
+  __device__ bool HasPair(int i) const { return lane_ + 32 * i < T::kDim / 2; }
+  // The first of a warp's heads of a pass, of which it has kAtOnce.
+  __device__ int HeadOf(int pass) const { return (pass * n_warps_ + warp_) * kAtOnce; }
+  // Always where a warp has as many heads as the others.
+  __device__ bool HasHeads(int pass) const {
+    return !T::kTileQuery || HeadOf(pass) < p_.head_tiles * kTileHeads;
   }
 
-  // Columns that rotate together, or two neighbours that do not rotate, of kHeads heads from `head` on.
-  __device__ void FormPair(const float* q, int head, int pair, float c, float s) {
-    const int half = p_.rotary_dim / 2;
-    const bool rotates = pair < half;
-    const int first = rotates ? pair : p_.rotary_dim + 2 * (pair - half);
-    const int second = rotates ? pair + half : first + 1;
-    float x1[kHeads] = {}, x2[kHeads] = {};
-    if (p_.rank_q == 0) {
+  __device__ void FormFull(const float* q, const Pair (&pairs)[kPairs]) {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      if (!HasPair(i)) continue;
+#pragma unroll
+      for (int pass = 0; pass < T::kQueryPasses; ++pass) {
+        if (!HasHeads(pass)) break;
+        const int head = HeadOf(pass);
+        float x1[kAtOnce], x2[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const float* row = q + (head + j) * T::kDim;
+          const bool exists = head + j < p_.n_heads;
+          x1[j] = exists ? row[pairs[i].first] : 0.0f, x2[j] = exists ? row[pairs[i].second] : 0.0f;
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) PutPair(head + j, pairs[i], x1[j], x2[j]);
+      }
+    }
+  }
+
+  __device__ void FormFromFactors(const float* q, const Pair (&pairs)[kPairs]) {
+    const float* b = q + p_.n_heads * p_.rank_q;
+    float b1[kRanks], b2[kRanks];
+    LoadRanks(b, 0, pairs[0], b1, b2);
+    StageHeads(q);
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      if (i > 0) LoadRanks(b, 0, pairs[i], b1, b2);
+#pragma unroll
+      for (int pass = 0; pass < T::kQueryPasses; ++pass) {
+        if (!HasHeads(pass)) break;
+        const int head = HeadOf(pass);
+        float x1[kAtOnce] = {}, x2[kAtOnce] = {};
+        AddRanks(head, 0, b1, b2, x1, x2);
+        for (int r = kRanks; r < p_.rank_q; r += kRanks) {
+          LoadRanks(b, r, pairs[i], b1, b2);
+          AddRanks(head, r, b1, b2, x1, x2);
+        }
+        if (p_.rank_q > kRanks && pass + 1 < T::kQueryPasses) LoadRanks(b, 0, pairs[i], b1, b2);
+        if (!HasPair(i)) continue;
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) PutPair(head + j, pairs[i], x1[j], x2[j]);
+      }
+    }
+  }
+
+  // b1, b2 = B's ranks from `rank` on, at a pair's columns.
+  __device__ void LoadRanks(const float* b, int rank, const Pair& pair, float (&b1)[kRanks],
+                            float (&b2)[kRanks]) const {
+#pragma unroll
+    for (int r = 0; r < kRanks; ++r) {
+      const bool exists = rank + r < p_.rank_q && HasPair(0);
+      b1[r] = exists ? b[(rank + r) * T::kDim + pair.first] : 0.0f;
+      b2[r] = exists ? b[(rank + r) * T::kDim + pair.second] : 0.0f;
+    }
+  }
+
+  // A of the warp's heads, [head][rank_stride]; zeros where there is no head or rank.
+  __device__ void StageHeads(const float* a) {
+    for (int r = lane_; r < rank_stride_; r += 32) {
+      float x[kHeads];
 #pragma unroll
       for (int k = 0; k < kHeads; ++k) {
-        if (head + k >= p_.n_heads) break;
-        x1[k] = Number(q + (head + k) * T::kDim + first), x2[k] = Number(q + (head + k) * T::kDim + second);
+        const int head = HeadOf(k / kAtOnce) + k % kAtOnce;
+        x[k] = r < p_.rank_q && head < p_.n_heads ? a[head * p_.rank_q + r] : 0.0f;
       }
-    } else {
-      constexpr int kRanks = 6;  // at a time, all asked for at once
-      const float* b = factors_ + p_.n_heads * p_.rank_q;
-      for (int base = 0; base < p_.rank_q; base += kRanks) {
-        float b1[kRanks], b2[kRanks], a[kHeads][kRanks];
 #pragma unroll
-        for (int i = 0; i < kRanks; ++i) {
-          const int r = min(base + i, p_.rank_q - 1);
-          b1[i] = b[r * T::kDim + first], b2[i] = b[r * T::kDim + second];
-#pragma unroll
-          for (int k = 0; k < kHeads; ++k) a[k][i] = factors_[min(head + k, p_.n_heads - 1) * p_.rank_q + r];
-        }
-#pragma unroll
-        for (int i = 0; i < kRanks; ++i) {
-          if (base + i >= p_.rank_q) break;
-#pragma unroll
-          for (int k = 0; k < kHeads; ++k) {
-            x1[k] = fmaf(a[k][i], b1[i], x1[k]), x2[k] = fmaf(a[k][i], b2[i], x2[k]);
-          }
-        }
+      for (int k = 0; k < kHeads; ++k) {
+        if (HasHeads(k / kAtOnce)) heads_[(HeadOf(k / kAtOnce) + k % kAtOnce) * rank_stride_ + r] = x[k];
       }
-    }
-#pragma unroll
-    for (int k = 0; k < kHeads; ++k) {
-      const float scale = head + k < p_.n_heads ? p_.query_scale : 0.0f;
-      Put(head + k, first, (x1[k] * c + x2[k] * s) * scale);
-      Put(head + k, second, (x2[k] * c - x1[k] * s) * scale);
     }
   }
 
-  __device__ static float Number(const float* at) {
-    if constexpr (kAwaits) {
-      float x;
-      do {
-        x = LookAt(at);
-      } while (IsAbsent(x));
-      return x;
-    } else {
-      return *at;
+  // x += a b of kAtOnce heads, over kRanks ranks.
+  __device__ void AddRanks(int head, int rank, const float (&b1)[kRanks], const float (&b2)[kRanks],
+                           float (&x1)[kAtOnce], float (&x2)[kAtOnce]) const {
+#pragma unroll
+    for (int r = 0; r < kRanks; r += 4) {
+      if (rank + r >= p_.rank_q) break;
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const float4 a = *reinterpret_cast<const float4*>(heads_ + (head + j) * rank_stride_ + rank + r);
+        x1[j] = fmaf(a.x, b1[r], x1[j]), x2[j] = fmaf(a.x, b2[r], x2[j]);
+        x1[j] = fmaf(a.y, b1[r + 1], x1[j]), x2[j] = fmaf(a.y, b2[r + 1], x2[j]);
+        x1[j] = fmaf(a.z, b1[r + 2], x1[j]), x2[j] = fmaf(a.z, b2[r + 2], x2[j]);
+        x1[j] = fmaf(a.w, b1[r + 3], x1[j]), x2[j] = fmaf(a.w, b2[r + 3], x2[j]);
+      }
     }
   }
 
+  __device__ void LoadNew(const float* from, int done, int n, float (&x)[kNewLoads]) const {
+#pragma unroll
+    for (int i = 0; i < kNewLoads; ++i) {
+      const int k = done + (i * n_warps_ + warp_) * 32 + lane_;
+      x[i] = k < n ? from[k] : 0.0f;
+    }
+  }
+  __device__ void StoreNew(int done, int n, const float (&x)[kNewLoads]) {
+#pragma unroll
+    for (int i = 0; i < kNewLoads; ++i) {
+      const int k = done + (i * n_warps_ + warp_) * 32 + lane_;
+      if (k < n) new_factors_[k] = x[i];
+    }
+  }
+
+  __device__ void PutPair(int head, const Pair& pair, float x1, float x2) {
+    Put(head, pair.first, (x1 * pair.cos + x2 * pair.sin) * p_.query_scale);
+    Put(head, pair.second, (x2 * pair.cos - x1 * pair.sin) * p_.query_scale);
+  }
   __device__ void Put(int head, int i, float x) {
     if constexpr (T::kFp8) {
       constexpr float kMost = 65504.0f;  // of half precision
-      const int row = head - first_head_, column = T::kTileQuery ? Fp8TileColumn(row, i) : Fp8Column(i);
-      reinterpret_cast<__half*>(rows_)[row * kStride + column] =
+      const int column = T::kTileQuery ? Fp8TileColumn(head, i) : Fp8Column(i);
+      reinterpret_cast<__half*>(rows_)[head * kStride + column] =
           __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
     } else {
-      rows_[(head - first_head_) * kStride + i] = __float2bfloat16(x);
+      rows_[head * kStride + i] = __float2bfloat16(x);
     }
   }
 
   const DecodeParams& p_;
-  int first_head_, end_head_;
+  int rank_stride_;
   __nv_bfloat16* rows_;
-  float* factors_;
+  float *heads_, *new_factors_;
   int warp_, lane_, n_warps_;
 };
 

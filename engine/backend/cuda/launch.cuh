@@ -18,30 +18,41 @@ inline cudaError_t PreferShared(const void* kernel) {
                               cudaSharedmemCarveoutMaxShared);
 }
 
-// cluster: blocks that share one; a single one: no clusters.
+// A launch's configuration, on a programmatic edge where `overlaps`. cluster: blocks that share one; a single
+// one: no clusters.
+class OverlappedLaunch {
+ public:
+  OverlappedLaunch(dim3 grid, int n_threads, int shared_bytes, cudaStream_t stream, bool overlaps,
+                   dim3 cluster = dim3(1)) {
+    config_.gridDim = grid, config_.blockDim = dim3(n_threads);
+    config_.dynamicSmemBytes = shared_bytes, config_.stream = stream, config_.attrs = attributes_;
+    if (overlaps) {
+      attributes_[config_.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes_[config_.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster.x * cluster.y * cluster.z > 1) {
+      attributes_[config_.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes_[config_.numAttrs++].val.clusterDim = {cluster.x, cluster.y, cluster.z};
+    }
+  }
+  OverlappedLaunch(const OverlappedLaunch&) = delete;
+  OverlappedLaunch& operator=(const OverlappedLaunch&) = delete;
+
+  const cudaLaunchConfig_t* config() const { return &config_; }
+
+ private:
+  cudaLaunchAttribute attributes_[2]{};
+  cudaLaunchConfig_t config_{};
+};
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t LaunchOverlappedClusters(void (*kernel)(Parameters...), dim3 grid, dim3 cluster, int n_threads,
                                      int shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
   const cudaError_t error = PreferShared(reinterpret_cast<const void*>(kernel));
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attributes[2]{};
-  int n_attributes = 0;
-  if (CodeForThisChip() == ChipCode::kHopper) {  // other code does not wait
-    attributes[n_attributes].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[n_attributes++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (cluster.x * cluster.y * cluster.z > 1) {
-    attributes[n_attributes].id = cudaLaunchAttributeClusterDimension;
-    attributes[n_attributes++].val.clusterDim = {cluster.x, cluster.y, cluster.z};
-  }
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = grid;
-  launch.blockDim = dim3(n_threads);
-  launch.dynamicSmemBytes = shared_bytes;
-  launch.stream = stream;
-  launch.attrs = attributes;
-  launch.numAttrs = n_attributes;
-  return cudaLaunchKernelEx(&launch, kernel, std::forward<Arguments>(arguments)...);
+  const bool overlaps = CodeForThisChip() == ChipCode::kHopper;  // other code does not wait
+  const OverlappedLaunch launch(grid, n_threads, shared_bytes, stream, overlaps, cluster);
+  return cudaLaunchKernelEx(launch.config(), kernel, std::forward<Arguments>(arguments)...);
 }
 
 template <typename... Parameters, typename... Arguments>

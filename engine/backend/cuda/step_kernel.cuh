@@ -5,11 +5,11 @@
 // number by number (exchange.cuh). A last warp clears what has been used.
 #pragma once
 
-#include "engine/backend/cuda/decode_combine.cuh"
 #include "engine/backend/cuda/decode_kernel.cuh"
 #include "engine/backend/cuda/few_rows_product.cuh"
 #include "engine/backend/cuda/item_ring.cuh"
 #include "engine/backend/cuda/product.cuh"
+#include "engine/backend/cuda/step_combine.cuh"
 #include "engine/backend/cuda/step_instances.h"
 
 namespace t6::cuda {
@@ -47,8 +47,8 @@ class StepBlock {
   static constexpr int kBlockBarrier = 3, kAttendedBarrier = 4, kClearedBarrier = 5;
   static constexpr int kMostShared = 3;  // tiles of heads of a block that shares segments, at most
   using Products = std::conditional_t<kRows == kFewRows, FewRowsProduct<kWarps>, Product<kRows / 8, kWarps>>;
-  using BlockCombiner = Combiner<T::kDim, kThreads>;
-  using WarpCombiner = Combiner<T::kDim, 32>;
+  using BlockCombiner = StepCombiner<T::kDim, kThreads>;
+  using WarpCombiner = StepCombiner<T::kDim, 32>;
   static_assert(sizeof(typename Products::Shared) <= kWarps * Exchange<T>::kWarpBytes);
   static_assert(sizeof(typename BlockCombiner::Shared) <= kWarps * Exchange<T>::kWarpBytes);
   static_assert(kWarps * sizeof(typename WarpCombiner::Shared) <= kWarps * Exchange<T>::kWarpBytes);
