@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/prefill_attention.h"
 #include "engine/backend/cuda/ptx.cuh"
 
@@ -133,17 +134,9 @@ cudaError_t Launch(void (*kernel)(QueryCall, int), const QueryCall& call, int n_
   const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(n_blocks);
-  launch.blockDim = dim3(kThreads);
-  launch.dynamicSmemBytes = shared;
-  launch.stream = stream;
-  launch.attrs = &overlap, launch.numAttrs = 1;
+  const OverlappedLaunch launch(dim3(n_blocks), kThreads, shared, stream, true);
   const int stride = call.qkv_stride > 0 ? call.qkv_stride : call.shape.qkv_elements();
-  return cudaLaunchKernelEx(&launch, kernel, call, stride);
+  return cudaLaunchKernelEx(launch.config(), kernel, call, stride);
 }
 
 // Several rows a block where that leaves enough blocks.

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/rows_attention.h"
 #include "engine/backend/cuda/tensor_map.h"
 
@@ -43,19 +44,11 @@ cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, c
   const cudaError_t error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                  instance.shared_bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(n_blocks);
-  launch.blockDim = dim3(instance.n_threads);
-  launch.dynamicSmemBytes = instance.shared_bytes;
-  launch.stream = stream;
-  launch.attrs = &overlap, launch.numAttrs = 1;
+  const OverlappedLaunch launch(dim3(n_blocks), instance.n_threads, instance.shared_bytes, stream, true);
   RowsParams p = params;
   RowsMaps m = maps;
   void* arguments[] = {&p, &m};
-  return cudaLaunchKernelExC(&launch, instance.kernel, arguments);
+  return cudaLaunchKernelExC(launch.config(), instance.kernel, arguments);
 }
 
 }  // namespace t6::cuda

@@ -1,3 +1,4 @@
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/rows_attention.h"
 
@@ -72,18 +73,12 @@ __global__ void __launch_bounds__(kWarps * 32) CombineRows(const __grid_constant
 
 cudaError_t LaunchRowsCombine(const RowsCombineCall& call, cudaStream_t stream) {
   if (call.n_merges == 0) return cudaSuccess;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(call.n_merges, (call.n_heads + kWarps - 1) / kWarps);
-  launch.blockDim = dim3(kWarps * 32);
-  launch.stream = stream;
-  launch.attrs = &overlap, launch.numAttrs = 1;
+  const dim3 grid(call.n_merges, (call.n_heads + kWarps - 1) / kWarps);
+  const OverlappedLaunch launch(grid, kWarps * 32, 0, stream, true);
   const auto kernel = call.head_dim == 32   ? &CombineRows<32>
                       : call.head_dim == 64 ? &CombineRows<64>
                                             : &CombineRows<128>;
-  return cudaLaunchKernelEx(&launch, kernel, call);
+  return cudaLaunchKernelEx(launch.config(), kernel, call);
 }
 
 }  // namespace t6::cuda

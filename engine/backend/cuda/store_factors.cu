@@ -145,36 +145,34 @@ __global__ void __launch_bounds__(kStoreThreads) StoreFactors(const __grid_const
   }
 }
 
-template <typename T>
-cudaError_t Launch(const StoreCall& call, const cudaLaunchConfig_t& launch, bool many) {
-  const auto kernel = many ? &StoreFactors<T, 32> : &StoreFactors<T, 1>;
+cudaError_t Launch(void (*kernel)(StoreCall), dim3 grid, int n_threads, const StoreCall& call,
+                   cudaStream_t stream) {
   const cudaError_t error = PreferShared(reinterpret_cast<const void*>(kernel));
-  return error != cudaSuccess ? error : cudaLaunchKernelEx(&launch, kernel, call);
+  if (error != cudaSuccess) return error;
+  const OverlappedLaunch launch(grid, n_threads, 0, stream, call.overlaps_prior);
+  return cudaLaunchKernelEx(launch.config(), kernel, call);
+}
+
+template <typename T>
+cudaError_t LaunchOfType(const StoreCall& call, cudaStream_t stream) {
+  if (call.n_rows < kManyRows) {
+    return Launch(&StoreFactors<T, 1>, dim3(call.n_rows), kStoreThreads, call, stream);
+  }
+  const int columns = (call.n_rows + 31) / 32;
+  const dim3 grid(columns, std::clamp(kManyBlocks / columns, 1, 8));
+  return Launch(&StoreFactors<T, 32>, grid, kStoreThreads, call, stream);
 }
 
 }  // namespace
 
 cudaError_t LaunchStoreFactors(const StoreCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  const bool many = call.n_rows >= kManyRows;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t launch{};
-  const int columns = many ? (call.n_rows + 31) / 32 : call.n_rows;
-  launch.gridDim = dim3(columns, many ? std::clamp(kManyBlocks / columns, 1, 8) : 1);
-  launch.blockDim = dim3(kStoreThreads);
-  launch.stream = stream;
-  launch.attrs = &overlap;
-  launch.numAttrs = call.overlaps_prior ? 1 : 0;
   if (call.type == StoreCall::Pages::kFp8) {
-    launch.gridDim = dim3(call.n_rows);
-    launch.blockDim = dim3(std::min(32 * (call.rank_k + call.rank_v), kStoreThreads));
-    const cudaError_t error = PreferShared(reinterpret_cast<const void*>(&StoreFp8Factors));
-    return error != cudaSuccess ? error : cudaLaunchKernelEx(&launch, &StoreFp8Factors, call);
+    const int n_threads = std::min(32 * (call.rank_k + call.rank_v), kStoreThreads);
+    return Launch(&StoreFp8Factors, dim3(call.n_rows), n_threads, call, stream);
   }
-  return call.type == StoreCall::Pages::kF32 ? Launch<float>(call, launch, many)
-                                             : Launch<__nv_bfloat16>(call, launch, many);
+  return call.type == StoreCall::Pages::kF32 ? LaunchOfType<float>(call, stream)
+                                             : LaunchOfType<__nv_bfloat16>(call, stream);
 }
 
 }  // namespace t6::cuda
