@@ -1,7 +1,7 @@
-// The products of T6-XL's layer at 32 and 64 rows on a GPU, each with its norm, SwiGLU or residual: our kernel
-// (split_product.h), however k is split, and cuBLASLt's with the row kernels that it needs. A graph of many,
-// on different weights, from launch to launch; beside it the time of the weights' bytes at the read bandwidth
-// measured in the same run. `all` lists every division of a product.
+// The products of T6-XL's layer at 32 and 64 rows on a GPU, each with its norm, SwiGLU or residual: our
+// kernel (split_product.h), however k is split, and cuBLASLt's with the row kernels that it needs. A graph of
+// many, on different weights, from launch to launch; beside it the time of the weights' bytes at the read
+// bandwidth measured in the same run. `all` lists every division of a product.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 

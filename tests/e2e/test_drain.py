@@ -67,8 +67,8 @@ def test_streams_finish_and_the_grace_still_serves(start):
 
 
 def test_a_hundred_streams_finish(start):
-    daemon = start(MODEL, "--max-context", "4096", "--max-num-seqs", "100", "--drain-grace", "1s", "--drain-deadline", "200s")
-    tokens = 400 if DEVICE == "cpu" else 3500  # so many that the first stream runs when the last has begun
+    daemon = start(MODEL, "--max-context", "16384", "--max-num-seqs", "100", "--drain-grace", "1s", "--drain-deadline", "200s")
+    tokens = 400 if DEVICE == "cpu" else 12000  # so many that the first stream runs when the last has begun
     streams = start_streams(daemon, tokens, count=100)
     asked = time.monotonic()
     daemon.process.send_signal(signal.SIGTERM)

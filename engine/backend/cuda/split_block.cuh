@@ -311,7 +311,9 @@ class SplitBlock {
     }
 
    private:
-    __device__ static float SwiGlu(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
+    __device__ static float SwiGlu(float gate, float up) {
+      return __fdividef(gate, 1.0f + __expf(-gate)) * up;
+    }
 
     // Two columns are stored at once where rows have even strides: Launch sees to it.
     __device__ float2 LoadPair(int row, int column) const {

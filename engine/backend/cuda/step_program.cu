@@ -58,8 +58,8 @@ cudaError_t StepProgram::Reserve(const DecodeAttentionConfig* config, void* memo
     if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, kernel);
     own = std::max(own, attributes.sharedSizeBytes);
   }
-  const int exchange = std::max(config->exchange_bytes,
-                                ExchangeBytes(config->shape.head_dim, instance_->n_warps));
+  const int exchange =
+      std::max(config->exchange_bytes, ExchangeBytes(config->shape.head_dim, instance_->n_warps));
   ring_bytes_ = (kBlockShared - exchange - static_cast<int>(own)) / kRingAlignment * kRingAlignment;
   shared_bytes_ = ring_bytes_ + exchange;
   const int largest = std::max(config->stage_bytes, LargestProductItem(instance_->n_warps));
