@@ -189,10 +189,12 @@ def test_many_calls_at_once(daemon):
 def test_a_full_server_is_asked_again_when_it_said(ask):
     """The real server's RESOURCE_EXHAUSTED: it carries the hint, and gRPC's retries see it."""
     flags = "--max-num-seqs", "1", "--max-queued-requests", "1", "--max-context", "16384"
-    with TestDaemon(*flags) as full, Client(full.grpc) as client:
+    # Channels that are configured alike share a connection, and gRPC holds a call back that would be one stream more on
+    # it than the server runs and queues: so the two streams that fill the server have a connection each.
+    with TestDaemon(*flags) as full, Client(full.grpc) as client, Client(full.grpc, retry=NO_RETRY) as other:
         running = client.stream_complete("The", **ENDLESS)
         next(running)
-        waiting = client.stream_complete("A", **ENDLESS)
+        waiting = other.stream_complete("A", **ENDLESS)
         full.wait_for_metric("vllm:num_requests_waiting", 1)
         started = time.monotonic()
         with pytest.raises(RateLimitError) as error:
