@@ -19,12 +19,11 @@
 #include "engine/backend/page_layout.h"
 #include "engine/base/page_tokens.h"
 #include "engine/tensor/dtype.h"
+#include "tests/support/cuda_on_device.h"
 #include "tests/support/reference_attention.h"
 #include "tests/support/reference_fp8.h"
 
 namespace t6::testing {
-
-inline void CudaOk(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 
 // The current GPU's major number; 0 without one.
 inline int ComputeCapability() {
@@ -32,30 +31,6 @@ inline int ComputeCapability() {
   if (cudaGetDeviceCount(&n) != cudaSuccess || n == 0) return 0;
   return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess ? major : 0;
 }
-
-// A vector's copy in device memory.
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& host) : n_(host.size()) {
-    CudaOk(cudaMalloc(reinterpret_cast<void**>(&data_), std::max<size_t>(n_, 1) * sizeof(T)));
-    if (n_ > 0) CudaOk(cudaMemcpy(data_, host.data(), n_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  ~OnDevice() { cudaFree(data_); }
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
-
-  T* get() const { return data_; }
-  std::vector<T> Read() const {
-    std::vector<T> host(n_);
-    CudaOk(cudaMemcpy(host.data(), data_, n_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  T* data_ = nullptr;
-  size_t n_;
-};
 
 struct CudaDecodeCase {
   int h, d, rank, rank_q;  // rank_q 0: full query

@@ -4,11 +4,11 @@
 
 #include <cmath>
 
-#include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/tpa_attention.h"
 #include "tests/support/attention_world.h"
+#include "tests/support/cuda_on_device.h"
 
 namespace t6::testing {
 namespace {
@@ -17,26 +17,6 @@ bool HasGpu() {
   int n = 0;
   return cudaGetDeviceCount(&n) == cudaSuccess && n > 0;
 }
-
-template <typename T>
-class Uploaded {
- public:
-  explicit Uploaded(const std::vector<T>& host) : size_(host.size()) {
-    EXPECT_TRUE(memory_.Allocate(host.size() * sizeof(T)).ok());
-    EXPECT_EQ(cudaSuccess,
-              cudaMemcpy(memory_.as<void>(), host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  T* get() const { return memory_.as<T>(); }
-  std::vector<T> Read() const {
-    std::vector<T> host(size_);
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(host.data(), get(), size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  cuda::DeviceMemory memory_;
-  size_t size_;
-};
 
 double Bf16(double x) { return RoundToBf16(static_cast<float>(x)); }
 
@@ -105,9 +85,9 @@ class Harness {
   void RunInto(const StepPlan& plan, bool checks, std::vector<uint8_t>* bytes) {
     const AttentionSpec& spec = world_.spec();
     if (attention_ == nullptr) Make();
-    const Uploaded<float> qkv(world_.qkv());
+    const OnDevice<float> qkv(world_.qkv());
     const size_t width = static_cast<size_t>(spec.n_heads) * spec.head_dim;
-    const Uploaded<uint8_t> out(std::vector<uint8_t>(plan.n_rows() * width * (case_.bf16_out ? 2 : 4), 0xff));
+    const OnDevice<uint8_t> out(std::vector<uint8_t>(plan.n_rows() * width * (case_.bf16_out ? 2 : 4), 0xff));
     const LayerPages pages{pages_->get(), world_.pages().layout, world_.pages().n_pages};
     ASSERT_TRUE(attention_->Plan(plan, spec).ok());
     ASSERT_TRUE(attention_->Store({&spec, qkv.get(), cos_->get(), sin_->get(), pages}).ok());
@@ -136,10 +116,10 @@ class Harness {
     ASSERT_TRUE(made.ok()) << made.status();
     attention_ = *std::move(made);
     ASSERT_TRUE(attention_->Reserve(world_.limits(2048), world_.spec()).ok());
-    pages_ = std::make_unique<Uploaded<uint8_t>>(world_.bytes());
-    cos_ = std::make_unique<Uploaded<float>>(world_.reference().cos);
-    sin_ = std::make_unique<Uploaded<float>>(world_.reference().sin);
-    weight_ = std::make_unique<Uploaded<float>>(world_.reference().head_norm_weight);
+    pages_ = std::make_unique<OnDevice<uint8_t>>(world_.bytes());
+    cos_ = std::make_unique<OnDevice<float>>(world_.reference().cos);
+    sin_ = std::make_unique<OnDevice<float>>(world_.reference().sin);
+    weight_ = std::make_unique<OnDevice<float>>(world_.reference().head_norm_weight);
   }
 
   // The first, the last and some rows of each sequence; the error of all of them together, against that of
@@ -191,8 +171,8 @@ class Harness {
   Case case_;
   AttentionWorld world_;
   std::unique_ptr<cuda::TpaAttention> attention_;
-  std::unique_ptr<Uploaded<uint8_t>> pages_;
-  std::unique_ptr<Uploaded<float>> cos_, sin_, weight_;
+  std::unique_ptr<OnDevice<uint8_t>> pages_;
+  std::unique_ptr<OnDevice<float>> cos_, sin_, weight_;
 };
 
 // Chunks of many sizes against cached pages and themselves, beside decode rows.

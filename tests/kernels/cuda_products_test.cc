@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "engine/backend/cuda/chip.h"
-#include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/split_product.h"
 #include "engine/tensor/dtype.h"
+#include "tests/support/cuda_on_device.h"
 
 namespace t6::testing {
 namespace {
@@ -21,25 +21,6 @@ constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kEps = 1e-5f;
 
 int Padded(int n) { return (n + 63) / 64 * 64; }
-
-template <typename T>
-class OnDevice {
- public:
-  explicit OnDevice(const std::vector<T>& host) : size_(host.size()) {
-    EXPECT_TRUE(memory_.Allocate(size_ * sizeof(T)).ok());
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(get(), host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice));
-  }
-  T* get() const { return memory_.as<T>(); }
-  std::vector<T> Read() const {
-    std::vector<T> host(size_);
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(host.data(), get(), size_ * sizeof(T), cudaMemcpyDeviceToHost));
-    return host;
-  }
-
- private:
-  cuda::DeviceMemory memory_;
-  size_t size_;
-};
 
 struct Case {
   Epilogue epilogue;
