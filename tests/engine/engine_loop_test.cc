@@ -127,6 +127,8 @@ TEST_P(EngineLoopTest, BadRequestsAreRefusedWithTheValue) {
 }
 
 TEST_P(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
+  absl::Notification all_sent;
+  runner_.on_launch = [&](const StepPlan&) { all_sent.WaitForNotification(); };
   Start(/*max_queued_requests=*/4);
   std::mt19937 random(1);
   std::vector<std::shared_ptr<EventStream>> accepted;
@@ -140,6 +142,7 @@ TEST_P(EngineLoopTest, AFullLineRefusesAndNothingIsLost) {
       ++refused;
     }
   }
+  all_sent.Notify();
   EXPECT_GT(refused, 0);
   for (auto& stream : accepted) EXPECT_TRUE(ReadAll(*stream).status.ok());
 }
@@ -238,14 +241,17 @@ TEST_P(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
 }
 
 TEST_P(EngineLoopTest, ADeviceThatFailsBehindAStepInFlightEndsThemAll) {
-  Start();
+  absl::Notification all_sent;  // a failed engine takes no more
   int n_launches = 0;
   runner_.on_launch = [&](const StepPlan&) {
+    all_sent.WaitForNotification();
     if (++n_launches == 5) runner_.FailNext(Internal("the device is gone"));
   };
+  Start();
   std::mt19937 random(2);
   std::vector<std::shared_ptr<EventStream>> streams;
   for (int i = 0; i < 20; ++i) streams.push_back(*engine_->Submit(Request(random)));
+  all_sent.Notify();
   int n_failed = 0;
   for (auto& stream : streams) n_failed += ReadAll(*stream).finish == FinishReason::kError;
   EXPECT_GT(n_failed, 0);
