@@ -367,9 +367,11 @@ void GemmImpl::Project(const ProjectParams& p) {
   T6_CHECK(reserved.ok(), "{}", MessageOf(reserved));
   Job job = MakeJob(weights, p.n_rows);
   ++n_products_;
+  // oneDNN's products read whole steps of rows.
+  const int n_rows_read = p.n_rows < kOnednnRows ? p.n_rows : RoundUp(p.n_rows, kRowStep);
   if (p.in_dtype == DType::kBF16 && p.row_index == nullptr && weights.k() == weights.k_padded()) {
     job.rows = static_cast<const uint8_t*>(p.in);
-  } else if (p.n_rows > 1 && p.n_rows * weights.k_padded() > kOwnRowsWork) {
+  } else if (p.n_rows > 1 && n_rows_read * weights.k_padded() > kOwnRowsWork) {
     PrepareAllRows(p);
     job.rows = prepared_.data();
   }
