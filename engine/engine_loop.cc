@@ -165,6 +165,7 @@ void EngineLoop::Apply(Inbox inbox) {
 }
 
 void EngineLoop::Loop() {
+  Status failure;  // of the device, for good: what came in before Submit knew of it ends with it too
   while (true) {
     Inbox inbox = TakeInbox();
     const bool stop = inbox.stop;
@@ -175,7 +176,8 @@ void EngineLoop::Loop() {
       PublishState();
       return;
     }
-    if (Status status = RunStep(); !status.ok()) Fail(status);
+    if (failure.ok()) failure = RunStep();
+    if (!failure.ok()) Fail(failure);
     PublishState();
   }
 }
@@ -216,11 +218,14 @@ void EngineLoop::ForgetSteps() {
   for (; !launched_at_.empty(); launched_at_.pop_front()) runner_->Wait().status().IgnoreError();
 }
 
+// Submit refuses before anybody is told of the failure.
 void EngineLoop::Fail(const Status& status) {
+  {
+    absl::MutexLock lock(&mutex_);
+    health_ = status;
+  }
   ForgetSteps();
   scheduler_.FailAll(status);
-  absl::MutexLock lock(&mutex_);
-  health_ = status;
 }
 
 void EngineLoop::PublishState() {

@@ -9,6 +9,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "tests/support/fake_step_runner.h"
+#include "tests/support/patience.h"
 
 namespace t6 {
 namespace {
@@ -54,8 +55,8 @@ class EngineLoopTest : public ::testing::TestWithParam<int> {
   static TokenEvent ReadAll(EventStream& stream) {
     TokenEvent all, event;
     do {
-      if (!stream.Wait(&event, absl::Seconds(60))) {
-        ADD_FAILURE() << "no event within a minute";
+      if (!stream.Wait(&event, kPatience)) {
+        ADD_FAILURE() << "no event came";
         return all;
       }
       for (TokenOutput& t : event.tokens) all.tokens.push_back(std::move(t));
@@ -104,11 +105,11 @@ TEST_P(EngineLoopTest, AThousandRequestsFromFourThreadsGetTheirOwnAnswers) {
   std::vector<std::thread> clients;
   for (uint32_t i = 0; i < 4; ++i) clients.emplace_back(client, i + 1);
   for (std::thread& t : clients) t.join();
-  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE(engine_->Drain(absl::Now() + kPatience));
   EXPECT_EQ(engine_->stats().pages_held, 0);
   EXPECT_GT(engine_->stats().pages_cached, 0);
   engine_->ClearPrefixes();
-  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE(engine_->Drain(absl::Now() + kPatience));
   EXPECT_EQ(engine_->stats().pages_cached, 0);
   EXPECT_TRUE(engine_->health().ok()) << engine_->health();
 }
@@ -215,9 +216,33 @@ TEST_P(EngineLoopTest, AFailedDeviceEndsWhatRunsAndRefusesWhatComes) {
   const TokenEvent event = ReadAll(**stream);
   EXPECT_EQ(event.finish, FinishReason::kError);
   EXPECT_EQ(MessageOf(event.status), "the device is gone");
-  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE(engine_->Drain(absl::Now() + kPatience));
   EXPECT_FALSE(engine_->health().ok());
   EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
+}
+
+// Once a client can know of the failure nothing is taken, and what was taken before is not run.
+TEST_P(EngineLoopTest, NothingRunsOnAFailedDevice) {
+  absl::Notification launched, sent;
+  int n_launches = 0;
+  runner_.on_launch = [&](const StepPlan&) {
+    if (++n_launches > 1) return;
+    launched.Notify();
+    sent.WaitForNotification();
+    runner_.FailNext(Internal("the device is gone"));
+  };
+  Start();
+  std::mt19937 random(1);
+  auto runs = engine_->Submit(Request(random));
+  ASSERT_TRUE(runs.ok());
+  launched.WaitForNotification();
+  auto waits = engine_->Submit(Request(random));
+  ASSERT_TRUE(waits.ok());
+  sent.Notify();
+  EXPECT_EQ(ReadAll(**runs).finish, FinishReason::kError);
+  EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(MessageOf(ReadAll(**waits).status), "the device is gone");
+  EXPECT_EQ(n_launches, 1);
 }
 
 TEST_P(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
@@ -228,7 +253,7 @@ TEST_P(EngineLoopTest, StopAdmissionLetsWhatRunsFinish) {
   engine_->StopAdmission();
   EXPECT_EQ(engine_->Submit(Request(random)).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_TRUE(ReadAll(**stream).status.ok());
-  EXPECT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  EXPECT_TRUE(engine_->Drain(absl::Now() + kPatience));
 }
 
 TEST_P(EngineLoopTest, DestroyingTheEngineEndsWhatRuns) {
@@ -255,12 +280,12 @@ TEST_P(EngineLoopTest, ADeviceThatFailsBehindAStepInFlightEndsThemAll) {
   int n_failed = 0;
   for (auto& stream : streams) n_failed += ReadAll(*stream).finish == FinishReason::kError;
   EXPECT_GT(n_failed, 0);
-  ASSERT_TRUE(engine_->Drain(absl::Now() + absl::Seconds(60)));
+  ASSERT_TRUE(engine_->Drain(absl::Now() + kPatience));
   EXPECT_FALSE(engine_->health().ok());
   EXPECT_EQ(engine_->stats().pages_held, 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Depth, EngineLoopTest, ::testing::Values(1, 2));
+INSTANTIATE_TEST_SUITE_P(Depth, EngineLoopTest, ::testing::Values(1, 2), ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace t6

@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "tests/support/patience.h"
+
 namespace t6 {
 namespace {
 
@@ -77,7 +79,7 @@ TEST(EventStreamTest, NothingIsLostBetweenTwoThreads) {
   std::vector<int32_t> got;
   TokenEvent event;
   do {
-    ASSERT_TRUE(stream.Wait(&event, absl::Seconds(30)));
+    ASSERT_TRUE(stream.Wait(&event, kPatience));
     for (int32_t id : Ids(event)) got.push_back(id);
   } while (event.finish == FinishReason::kNone);
   engine.join();
