@@ -30,6 +30,7 @@ struct HttpConfig {
   absl::Duration idle_timeout = absl::Seconds(75);   // between two requests of a connection
   absl::Duration read_timeout = absl::Seconds(30);   // first to last byte of a request
   absl::Duration write_timeout = absl::Seconds(60);  // a write that the client does not take
+  absl::Duration linger_timeout = absl::Seconds(2);  // between two pieces that an answered client still sends
   std::vector<std::string> cors_origins;             // whose web pages may call; "*": all; empty: none
   std::vector<std::string> allowed_hosts;  // names that it answers to; "*": all; empty: host_policy.h
 };

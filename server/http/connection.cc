@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 
+#include <algorithm>
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/write.hpp>
@@ -11,6 +12,7 @@
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/rfc7230.hpp>
 #include <boost/beast/http/serializer.hpp>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "server/http/url.h"
@@ -29,7 +31,6 @@ constexpr size_t kReadAhead = size_t{64} << 10;
 // Large bodies received or waiting for their handler at once, over all connections.
 constexpr size_t kLargeBodies = 64;
 constexpr absl::Duration kHangUpPoll = absl::Seconds(1);
-constexpr absl::Duration kLinger = absl::Seconds(2);
 
 std::string HttpDate() {
   return absl::FormatTime("%a, %d %b %Y %H:%M:%S GMT", absl::Now(), absl::UTCTimeZone());
@@ -50,7 +51,7 @@ Connection::Connection(tcp::socket socket, const HttpConfig& config, HttpApp* ap
 }
 
 Connection::~Connection() {
-  if (state_ == State::kAnswering) list_->RequestEnds();
+  Close();
   list_->Remove(this);
 }
 
@@ -94,7 +95,7 @@ void Connection::OnRead(ErrorCode error, size_t n) {
     if (!whole_answer_on_its_way || error != net::error::eof) Close();
     return;
   }
-  if (state_ == State::kLingering) return Read();
+  if (state_ == State::kLingering) return LingerOn();
   in_.commit(net::buffer_copy(in_.prepare(n), net::buffer(chunk_, n)));
   if (state_ != State::kAnswering) return Feed();
   if (in_.size() < kReadAhead) {
@@ -349,7 +350,16 @@ void Connection::Linger() {
   if (peer_ended_) return Close();
   ErrorCode ignored;
   socket_.shutdown(tcp::socket::shutdown_send, ignored);
-  ArmTimer(kLinger);
+  linger_until_ = absl::Now() + config_.read_timeout;
+  LingerOn();
+}
+
+// As long as bytes come, and no longer than a whole request may take: a client that is cut off in the middle
+// of a large body that was refused would see a reset instead of the answer.
+void Connection::LingerOn() {
+  const absl::Duration left = linger_until_ - absl::Now();
+  if (left <= absl::ZeroDuration()) return Close();
+  ArmTimer(std::min(config_.linger_timeout, left));
   Read();
 }
 
@@ -387,15 +397,15 @@ void Connection::OnTimer() {
 
 void Connection::Close() {
   if (state_ == State::kClosed) return;
-  if (state_ == State::kAnswering) list_->RequestEnds();
-  state_ = State::kClosed;
+  const bool was_answering = std::exchange(state_, State::kClosed) == State::kAnswering;
   ErrorCode ignored;
   socket_.close(ignored);
   timer_.cancel();
   write_timer_.cancel();
-  // Moved out first: dropping the work may call back.
-  const auto work = std::move(pending_);
-  const auto stream = std::move(stream_);
+  // Moved out first: dropping the work may call back. Until then the request is in flight.
+  std::exchange(pending_, nullptr).reset();
+  std::exchange(stream_, nullptr).reset();
+  if (was_answering) list_->RequestEnds();
 }
 
 }  // namespace t6::server

@@ -62,6 +62,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void AppendPiece(std::string_view data, bool last);
   void EndRequest();
   void Linger();
+  void LingerOn();
   void WatchForHangUp();
   void ArmTimer(absl::Duration after);
   void DisarmTimer();
@@ -73,6 +74,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   HttpApp* const app_;
   const std::shared_ptr<ConnectionList> list_;
   boost::asio::steady_timer timer_, write_timer_;
+  absl::Time linger_until_;
 
   State state_ = State::kIdle;
   bool reading_ = false;     // an async_read_some is pending

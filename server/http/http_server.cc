@@ -7,6 +7,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 
+#include "absl/synchronization/notification.h"
 #include "server/http/connection.h"
 #include "server/http/connection_list.h"
 
@@ -28,7 +29,8 @@ struct HttpServer::State : std::enable_shared_from_this<State> {
   const HttpConfig config;
   HttpApp* const app;
   tcp::acceptor acceptor;
-  net::steady_timer pause;  // after an error of accept, such as no free descriptor
+  net::steady_timer pause;    // after an error of accept, such as no free descriptor
+  absl::Notification closed;  // nobody new is let in
   const std::shared_ptr<ConnectionList> list = std::make_shared<ConnectionList>();
   int port = 0;
 };
@@ -83,9 +85,11 @@ void HttpServer::State::OnAccept(boost::system::error_code error, tcp::socket so
 
 void HttpServer::State::StopAccepting() {
   net::post(acceptor.get_executor(), [self = shared_from_this()] {
+    if (!self->acceptor.is_open()) return;
     boost::system::error_code ignored;
     self->acceptor.close(ignored);
     self->pause.cancel();
+    self->closed.Notify();
   });
 }
 
@@ -116,6 +120,7 @@ void HttpServer::Drain() {
 
 bool HttpServer::Stop(absl::Time deadline) {
   Drain();
+  state_->closed.WaitForNotification();
   const bool finished = state_->list->WaitUntilNoRequest(deadline);
   for (const auto& connection : state_->list->All()) connection->CloseSoon(true);
   state_->list->WaitUntilEmpty();

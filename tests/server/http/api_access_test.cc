@@ -30,7 +30,7 @@ class GuardedApiTest : public ApiTest {
     guarded_ = std::make_unique<HttpApi>(handlers, admin_, config, /*with_metrics=*/false);
     Serve(guarded_.get());
   }
-  ~GuardedApiTest() override { server_->Stop(absl::Now() + absl::Seconds(10)); }
+  ~GuardedApiTest() override { server_->Stop(absl::Now() + kPatience); }
 
   std::unique_ptr<ApiKeys> keys_;
   std::unique_ptr<HttpApi> guarded_;

@@ -12,6 +12,7 @@
 #include "server/http/json_value.h"
 #include "tests/server/http/fake_handlers.h"
 #include "tests/server/http/raw_client.h"
+#include "tests/support/patience.h"
 
 namespace t6::server {
 
@@ -24,7 +25,7 @@ class ApiTest : public testing::Test {
  protected:
   ApiTest() { Serve(&api_); }
   ~ApiTest() override {
-    server_->Stop(absl::Now() + absl::Seconds(10));
+    server_->Stop(absl::Now() + kPatience);
     texts_.Stop();
     executor_.Stop();
   }
@@ -32,12 +33,13 @@ class ApiTest : public testing::Test {
   static HttpConfig TestConfig() {
     HttpConfig config;
     config.address = {"127.0.0.1", 0};
+    config.idle_timeout = config.read_timeout = config.write_timeout = config.linger_timeout = absl::Hours(1);
     return config;
   }
   Handlers TestHandlers() { return {&chat_, &completion_, &info_, &executor_, &texts_}; }
   // Instead of what was served before.
   void Serve(HttpApi* api) {
-    if (server_ != nullptr) server_->Stop(absl::Now() + absl::Seconds(10));
+    if (server_ != nullptr) server_->Stop(absl::Now() + kPatience);
     server_ = *HttpServer::Start(executor_.io(), TestConfig(), api);
   }
   RawResponse Ask(const std::string& bytes, bool head = false) {

@@ -19,10 +19,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::StartsWith;
 
-bool Happens(const absl::Notification& event) {
-  return event.WaitForNotificationWithTimeout(absl::Seconds(10));
-}
-
 TEST_F(ApiTest, AdminRoutes) {
   EXPECT_EQ(Ask(Request("GET", "/health")).status, 200);
   EXPECT_EQ(Ask(Request("GET", "/livez")).status, 200);

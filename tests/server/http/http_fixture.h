@@ -12,6 +12,7 @@
 #include "server/executor.h"
 #include "server/http/http_server.h"
 #include "tests/server/http/raw_client.h"
+#include "tests/support/patience.h"
 
 namespace t6::server {
 
@@ -21,10 +22,6 @@ struct Work {
   ~Work() { dropped->Notify(); }
   absl::Notification* dropped;
 };
-
-inline bool Happens(const absl::Notification& event) {
-  return event.WaitForNotificationWithTimeout(absl::Seconds(10));
-}
 
 // Answers with method, path and body, unless a test says what to do.
 class FakeApp : public HttpApp {
@@ -36,6 +33,7 @@ class FakeApp : public HttpApp {
     HttpReply echo;
     echo.content_type = "text/plain";
     echo.body = request.method + " " + request.path + " " + request.body;
+    request.body_bytes.reset();  // or a client that has the answer might find them taken still
     reply(std::move(echo));
     return nullptr;
   }
@@ -53,9 +51,12 @@ class HttpServerTest : public testing::Test {
     config_.address = {"127.0.0.1", 0};
     config_.max_body_bytes = 1000;
     config_.max_header_bytes = 2000;
+    // A test that needs one of these to end says so.
+    config_.idle_timeout = config_.read_timeout = config_.write_timeout = config_.linger_timeout =
+        absl::Hours(1);
   }
   ~HttpServerTest() override {
-    if (server_) server_->Stop(absl::Now() + absl::Seconds(10));
+    if (server_) server_->Stop(absl::Now() + kPatience);
     executor_.Stop();
   }
   int Start() {

@@ -96,6 +96,8 @@ TEST_F(HttpStreamTest, StopsAStreamWhoseReaderLeft) {
 // ---- the end
 
 TEST_F(HttpServerTest, StopWaitsForAnswersInFlight) {
+  const char* own = "127.0.0.7";  // where no other process may take the port once it is free
+  config_.address.host = own;
   absl::Notification arrived;
   HttpApp::Reply later;
   boost::asio::any_io_executor executor;
@@ -105,7 +107,7 @@ TEST_F(HttpServerTest, StopWaitsForAnswersInFlight) {
     arrived.Notify();
     return nullptr;
   };
-  RawClient idle(Start()), busy(server_->port());
+  RawClient idle(Start(), false, own), busy(server_->port(), false, own);
   busy.Send(Request("GET", "/"));
   ASSERT_TRUE(Happens(arrived));
   server_->Drain();
@@ -115,13 +117,13 @@ TEST_F(HttpServerTest, StopWaitsForAnswersInFlight) {
     reply.body = "in time";
     later(std::move(reply));
   });
-  EXPECT_TRUE(server_->Stop(absl::Now() + absl::Seconds(10)));
+  EXPECT_TRUE(server_->Stop(absl::Now() + kPatience));
   const auto response = busy.Read();
   ASSERT_TRUE(response.has_value());
   EXPECT_EQ(response->body, "in time");
   EXPECT_EQ(response->Header("Connection"), "close");
   EXPECT_EQ(server_->connections(), 0);
-  RawClient late(server_->port());
+  RawClient late(server_->port(), false, own);
   EXPECT_FALSE(late.Send("x"));
 }
 

@@ -8,17 +8,31 @@
 
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <cerrno>
 
 #include "engine/base/check.h"
+#include "tests/support/patience.h"
 
 namespace t6::server {
 
 namespace http = boost::beast::http;
 
-RawClient::RawClient(int port, bool small_buffers) {
+namespace {
+
+// Calls of a socket that has a time limit end when the process is stopped and goes on, without any handler.
+template <typename Call>
+ssize_t Uninterrupted(const Call& call) {
+  ssize_t n = call();
+  while (n < 0 && errno == EINTR) n = call();
+  return n;
+}
+
+}  // namespace
+
+RawClient::RawClient(int port, bool small_buffers, const char* host) {
   fd_ = ::socket(AF_INET, SOCK_STREAM, 0);
   T6_CHECK(fd_ >= 0);
-  const timeval limit{10, 0};
+  const timeval limit = absl::ToTimeval(kPatience);
   ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
   ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
   if (small_buffers) {
@@ -28,7 +42,7 @@ RawClient::RawClient(int port, bool small_buffers) {
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  T6_CHECK(::inet_pton(AF_INET, host, &address.sin_addr) == 1);
   if (::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) Close();
 }
 
@@ -43,7 +57,7 @@ void RawClient::ShutdownSend() { ::shutdown(fd_, SHUT_WR); }
 
 bool RawClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
-    const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    const ssize_t n = Uninterrupted([&] { return ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL); });
     if (n <= 0) return false;
     bytes.remove_prefix(static_cast<size_t>(n));
   }
@@ -52,7 +66,7 @@ bool RawClient::Send(std::string_view bytes) {
 
 bool RawClient::Receive() {
   char chunk[65536];
-  const ssize_t n = ::recv(fd_, chunk, sizeof(chunk), 0);
+  const ssize_t n = Uninterrupted([&] { return ::recv(fd_, chunk, sizeof(chunk), 0); });
   if (n <= 0) return false;
   buffer_.append(chunk, static_cast<size_t>(n));
   return true;
@@ -94,7 +108,7 @@ std::string RawClient::ReadUntil(std::string_view end) {
 bool RawClient::IsClosedByServer() {
   if (!buffer_.empty()) return false;
   char byte;
-  return ::recv(fd_, &byte, 1, 0) == 0;
+  return Uninterrupted([&] { return ::recv(fd_, &byte, 1, 0); }) == 0;
 }
 
 std::string Request(std::string_view method, std::string_view path, std::string_view body,

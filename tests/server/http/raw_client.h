@@ -1,5 +1,5 @@
 // A blocking HTTP client over a plain socket, so that tests can send what no library would.
-// Every wait ends after ten seconds.
+// Every wait ends after kPatience.
 #pragma once
 
 #include <boost/beast/http/fields.hpp>
@@ -19,14 +19,14 @@ struct RawResponse {
 class RawClient {
  public:
   // `small_buffers`: the kernel then keeps little of what this client does not read.
-  explicit RawClient(int port, bool small_buffers = false);
+  explicit RawClient(int port, bool small_buffers = false, const char* host = "127.0.0.1");
   ~RawClient();
   RawClient(const RawClient&) = delete;
   RawClient& operator=(const RawClient&) = delete;
 
   // False when the server has closed.
   bool Send(std::string_view bytes);
-  // The next response with its body, chunks joined. Nothing: the server closed first, or ten seconds passed.
+  // The next response with its body, chunks joined. Nothing: the server closed first, or never answered.
   std::optional<RawResponse> Read(bool to_head = false);
   // Exactly what comes until `end` appears, or the server closes.
   std::string ReadUntil(std::string_view end);
