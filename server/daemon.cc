@@ -38,6 +38,9 @@ constexpr int kMaxTextsWaiting = 16;
 constexpr absl::Duration kGlance = absl::Milliseconds(10);
 constexpr absl::Duration kRefusedKeysLog = absl::Seconds(10);  // a line at most
 constexpr absl::Duration kHealthGlance = absl::Milliseconds(500);
+// For answers that gRPC has taken and not yet sent; a client that is gone without a word is not waited for
+// longer.
+constexpr absl::Duration kDelivery = absl::Seconds(10);
 
 // Written beside and renamed, so that a reader never sees half of it.
 Status WritePortFile(const std::string& path, const nlohmann::json& ports) {
@@ -61,8 +64,8 @@ struct Daemon::Impl {
   Impl(const ServerConfig& c, EngineFactory factory)
       : config(c), make_engine(std::move(factory)), metrics(c.served_model_name) {
     const HandlerDeps deps{&slot, &executor, [this](const RequestRecord& record) {
-                             metrics.CountRequest(record.transport, record.status.code());
                              load.Count(record.status.code());
+                             metrics.CountRequest(record.transport, record.status.code());
                              LogRequest(record);
                            }};
     chat = MakeChatHandler(deps);
@@ -221,7 +224,8 @@ void Daemon::Impl::Stop(absl::Time deadline) {
   state = ServingState::kStopped;
   if (http != nullptr) http->Stop(deadline);
   if (admin != nullptr) admin->Stop(absl::InfinitePast());
-  grpc = nullptr;  // cancels what is left
+  if (grpc != nullptr) grpc->Stop(deadline);
+  grpc = nullptr;
   http = nullptr;
   admin = nullptr;
   prompts.Stop();
@@ -277,8 +281,10 @@ Status Daemon::Wait() {
   while (d.InFlight() > 0 && absl::Now() < deadline) {
     if (d.mutex.AwaitWithTimeout(absl::Condition(&cut), std::min(kGlance, deadline - absl::Now()))) break;
   }
-  if (const int left = d.InFlight(); left > 0) spdlog::warn("{} requests are cut off", left);
-  d.Stop(absl::InfinitePast());
+  const int left = d.InFlight();
+  if (left > 0) spdlog::warn("{} requests are cut off", left);
+  // No call in flight is not yet every answer on its way: cancelling now would lose the last ones.
+  d.Stop(left > 0 ? absl::InfinitePast() : std::min(deadline, absl::Now() + kDelivery));
   spdlog::info("stopped");
   return absl::OkStatus();
 }

@@ -25,8 +25,8 @@ bool IsHeaderSafe(const std::string& text) { return IsValidRequestId(text); }
 }  // namespace
 
 Status CallBudget::Take(size_t bytes) {
-  const int calls = ++calls_;
   const size_t all = bytes_ += bytes;
+  const int calls = ++calls_;  // last: who sees the call sees its bytes
   if (calls > max_calls_)
     return ResourceExhausted("{} calls are being answered, the most that are", max_calls_);
   if (all <= max_bytes_ || calls == 1) return absl::OkStatus();

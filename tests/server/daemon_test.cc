@@ -89,11 +89,11 @@ class DaemonTest : public testing::Test {
   }
   // Another thread moves the state; there is nothing to be notified by.
   bool Reaches(ServingState state) {
-    const absl::Time limit = absl::Now() + FakeEngine::kPatience;
+    const absl::Time limit = absl::Now() + kPatience;
     while (daemon_->state() != state && absl::Now() < limit) std::this_thread::yield();
     return daemon_->state() == state;
   }
-  bool Ended() { return ended_.WaitForNotificationWithTimeout(FakeEngine::kPatience); }
+  bool Ended() { return ended_.WaitForNotificationWithTimeout(kPatience); }
 
   struct Stream {
     grpc::ClientContext context;
@@ -275,7 +275,7 @@ TEST_F(DaemonTest, ThePortForHealthAnswersWhileEveryHandlerIsBusy) {
   for (auto& stream : streams) stream = Open();
   engine_->WaitForSubmit(1);
   auto probe = std::async(std::launch::async, [&] { return Get(daemon_->admin_port(), "/livez").status; });
-  EXPECT_EQ(probe.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_EQ(probe.wait_for(absl::ToChronoSeconds(kPatience)), std::future_status::ready);
   go_on.Notify();
   EXPECT_EQ(probe.get(), 200);
   v1::CompletionChunk chunk;

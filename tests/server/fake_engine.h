@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engine/base/check.h"
 #include "engine/engine.h"
+#include "tests/support/patience.h"
 
 namespace t6::server {
 
@@ -38,8 +39,6 @@ inline TokenEvent Finished(FinishReason reason, int32_t stop_token = -1) {
 
 class FakeEngine final : public Engine {
  public:
-  static constexpr absl::Duration kPatience = absl::Seconds(30);
-
   // Called in Submit, on the caller's thread, after the request was noted: may push events.
   std::function<void(const Submitted&)> on_submit;
   Status refusal;     // not OK: what Submit answers

@@ -191,7 +191,7 @@ TEST_F(HandlersTest, CancelAnswersThePendingRead) {
     answered.Notify();
   });
   (*call)->Cancel();
-  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(FakeEngine::kPatience));
+  ASSERT_TRUE(answered.WaitForNotificationWithTimeout(kPatience));
   EXPECT_EQ(result.status().code(), absl::StatusCode::kCancelled);
 }
 

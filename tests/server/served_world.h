@@ -53,8 +53,7 @@ struct ServedWorld {
   RequestRecord WaitForRecord(size_t n) {
     absl::MutexLock lock(&mutex);
     const auto there = [&] { return records.size() > n; };
-    T6_CHECK(mutex.AwaitWithTimeout(absl::Condition(&there), FakeEngine::kPatience), "record {} never came",
-             n);
+    T6_CHECK(mutex.AwaitWithTimeout(absl::Condition(&there), kPatience), "record {} never came", n);
     return records[n];
   }
 };
@@ -68,7 +67,7 @@ StatusOr<Response> CreateNow(Handler& handler, const Request& request, CallConte
     answered.Notify();
   });
   if (!call.ok()) return call.status();
-  T6_CHECK(answered.WaitForNotificationWithTimeout(FakeEngine::kPatience), "no answer came");
+  T6_CHECK(answered.WaitForNotificationWithTimeout(kPatience), "no answer came");
   return result;
 }
 
@@ -81,7 +80,7 @@ StatusOr<std::optional<Chunk>> NextOf(StreamingCall<Chunk>& call) {
     result = std::move(chunk);
     answered.Notify();
   });
-  T6_CHECK(answered.WaitForNotificationWithTimeout(FakeEngine::kPatience), "no chunk came");
+  T6_CHECK(answered.WaitForNotificationWithTimeout(kPatience), "no chunk came");
   return result;
 }
 
