@@ -52,9 +52,10 @@ void Load::Run() {
     duration_timer_.expires_at(started_ + Seconds(*plan_.duration));
     duration_timer_.async_wait([this](boost::system::error_code error) {
       if (error) return;
-      issuing_ = false;
-      arrival_timer_.cancel();
-      EndIfOver();
+      duration_ended_ = true;
+      // What was due before is sent, however late this machine is with it: or it would ask less than it
+      // should.
+      if (!plan_.rate || arrivals_ended_) EndIssuing();
     });
   }
   if (plan_.rate) {
@@ -67,10 +68,8 @@ void Load::Run() {
 
 void Load::Stop() {
   boost::asio::post(io_, [this] {
-    issuing_ = false;
-    arrival_timer_.cancel();
     target_.CancelAll();
-    EndIfOver();
+    EndIssuing();
   });
 }
 
@@ -101,7 +100,13 @@ void Load::OnDone(Sample sample) {
 
 void Load::ScheduleArrival() {
   if (!MayIssue()) return EndIfOver();
-  const BenchClock::time_point due = started_ + Seconds(arrivals_.Next());
+  const double at = arrivals_.Next();
+  if (plan_.duration && at >= *plan_.duration) {
+    arrivals_ended_ = true;
+    if (duration_ended_) EndIssuing();
+    return;
+  }
+  const BenchClock::time_point due = started_ + Seconds(at);
   arrival_timer_.expires_at(due);
   arrival_timer_.async_wait([this, due](boost::system::error_code error) {
     if (error || !MayIssue()) return EndIfOver();
@@ -112,6 +117,12 @@ void Load::ScheduleArrival() {
     }
     ScheduleArrival();
   });
+}
+
+void Load::EndIssuing() {
+  issuing_ = false;
+  arrival_timer_.cancel();
+  EndIfOver();
 }
 
 void Load::EndIfOver() {

@@ -58,6 +58,7 @@ class Load {
   void Issue(BenchClock::time_point due);
   void OnDone(Sample sample);
   void ScheduleArrival();
+  void EndIssuing();
   void EndIfOver();
 
   boost::asio::io_context& io_;
@@ -69,6 +70,7 @@ class Load {
   boost::asio::steady_timer arrival_timer_, duration_timer_;
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work_;
   BenchClock::time_point started_;
+  bool arrivals_ended_ = false, duration_ended_ = false;
   int64_t sent_ = 0, not_sent_ = 0;
   int in_flight_ = 0;
   bool issuing_ = true;
