@@ -41,10 +41,8 @@ std::vector<Case> Cases() {
   return cases;
 }
 
-std::string NameOfCase(const ::testing::TestParamInfo<Case>& info) {
-  const Case& c = info.param;
-  return c.device + "_" + std::string(NameOf(c.dtype)) + "_" + c.shape.name + "_rows" +
-         std::to_string(c.n_rows);
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.device << "_" << NameOf(c.dtype) << "_" << c.shape.name << "_rows" << c.n_rows;
 }
 
 class BackendProjectTest : public ::testing::TestWithParam<Case> {
@@ -211,7 +209,8 @@ TEST_P(BackendProjectTest, ALayerAndTheHeadMatchFloat64) {
         shape.vocab, true, nullptr);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BackendProjectTest, ::testing::ValuesIn(Cases()), NameOfCase);
+INSTANTIATE_TEST_SUITE_P(All, BackendProjectTest, ::testing::ValuesIn(Cases()),
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace t6::testing

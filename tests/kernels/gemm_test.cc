@@ -51,10 +51,8 @@ struct Case {
   int threads, n_rows, k, n;
 };
 
-std::string CaseName(const testing::TestParamInfo<Case>& info) {
-  const Case& c = info.param;
-  return std::string(NameOf(c.dtype)) + "_threads" + std::to_string(c.threads) + "_rows" +
-         std::to_string(c.n_rows) + "_k" + std::to_string(c.k) + "_n" + std::to_string(c.n);
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << NameOf(c.dtype) << "_threads" << c.threads << "_rows" << c.n_rows << "_k" << c.k << "_n" << c.n;
 }
 
 std::vector<Case> Cases() {
@@ -195,7 +193,7 @@ TEST_P(GemmTest, PartsStandOneBelowTheOther) {
   EXPECT_EQ(a, b);
 }
 
-INSTANTIATE_TEST_SUITE_P(Shapes, GemmTest, testing::ValuesIn(Cases()), CaseName);
+INSTANTIATE_TEST_SUITE_P(Shapes, GemmTest, testing::ValuesIn(Cases()), testing::PrintToStringParamName());
 
 TEST(GemmPackTest, RefusesWhatItCannotPack) {
   ThreadPool pool(1);

@@ -76,6 +76,8 @@ struct TestCase {
   AttentionTarget target;
 };
 
+void PrintTo(const TestCase& c, std::ostream* out) { *out << c.target.name << "_" << c.spec.name; }
+
 std::vector<TestCase> Cases() {
   std::vector<TestCase> cases;
   for (const AttentionTarget& target : AttentionTargets()) {
@@ -128,9 +130,8 @@ TEST_P(AttentionOnEveryTarget, RandomBatchesOfDecodeRowsMatchTheReference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryTarget, ::testing::ValuesIn(Cases()), [](const auto& info) {
-  return info.param.target.name + "_" + info.param.spec.name;
-});
+INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryTarget, ::testing::ValuesIn(Cases()),
+                         ::testing::PrintToStringParamName());
 
 std::vector<AttentionTarget> BestTargets() {
   std::vector<AttentionTarget> best;
@@ -342,7 +343,7 @@ TEST_P(AttentionOnEveryPageType, Fp8StoreKeepsTermsAsTwoVectorsAndOneScale) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, AttentionOnEveryPageType, ::testing::ValuesIn(BestTargets()),
-                         [](const auto& info) { return info.param.name; });
+                         ::testing::PrintToStringParamName());
 
 }  // namespace
 }  // namespace t6::testing

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ struct AttentionTarget {
   // few roundings, and as many more as sums over ranks cancel.
   double tolerance() const { return compute == DType::kBF16 ? 0x1p-9 * 4 : 0x1p-24 * 16; }
 };
+
+inline void PrintTo(const AttentionTarget& target, std::ostream* out) { *out << target.name; }
 
 // Every target of the device that this program is linked with.
 std::vector<AttentionTarget> AttentionTargets();

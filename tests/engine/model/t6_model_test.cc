@@ -287,6 +287,7 @@ struct WideCase {
   int h, rank_q, rank;
   bool head_norm;
 };
+void PrintTo(const WideCase& c, std::ostream* out) { *out << c.name; }
 class WideModelTest : public ::testing::TestWithParam<WideCase> {};
 
 TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
@@ -361,7 +362,7 @@ INSTANTIATE_TEST_SUITE_P(cuda, WideModelTest,
                                            WideCase{"h47_norm", 47, 6, 2, true},
                                            WideCase{"h32", 32, 16, 1, false},
                                            WideCase{"h100", 100, 6, 2, false}),
-                         [](const auto& info) { return std::string(info.param.name); });
+                         ::testing::PrintToStringParamName());
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, T6ModelTest,

@@ -19,7 +19,7 @@ struct Mix {
   int n_requests;
 };
 void PrintTo(const Mix& mix, std::ostream* out) {
-  *out << mix.n_pages << " pages, depth " << mix.config.pipeline_depth;
+  *out << mix.n_pages << "_pages_depth_" << mix.config.pipeline_depth;
 }
 
 class RandomSchedule : public ::testing::TestWithParam<Mix> {};
@@ -161,9 +161,12 @@ Mix LargePool(int depth) {
           .n_requests = 800};
 }
 
-INSTANTIATE_TEST_SUITE_P(TinyPool, RandomSchedule, ::testing::Values(TinyPool(1), TinyPool(2)));
-INSTANTIATE_TEST_SUITE_P(SmallPool, RandomSchedule, ::testing::Values(SmallPool(1), SmallPool(2)));
-INSTANTIATE_TEST_SUITE_P(LargePool, RandomSchedule, ::testing::Values(LargePool(1), LargePool(2)));
+INSTANTIATE_TEST_SUITE_P(TinyPool, RandomSchedule, ::testing::Values(TinyPool(1), TinyPool(2)),
+                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(SmallPool, RandomSchedule, ::testing::Values(SmallPool(1), SmallPool(2)),
+                         ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(LargePool, RandomSchedule, ::testing::Values(LargePool(1), LargePool(2)),
+                         ::testing::PrintToStringParamName());
 
 // With room for everything, one request after the other: cached tokens are the longest common prefix with any
 // earlier prompt and what was written of its answer, at most the prompt less one.
