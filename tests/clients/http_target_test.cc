@@ -68,7 +68,6 @@ class ScriptedServer {
 std::vector<Sample> Ask(const HttpAddress& address, int n, BenchRequestOptions options = {}) {
   net::io_context io;
   options.model = "m";
-  if (options.timeout.count() == 60) options.timeout = std::chrono::seconds(5);
   const auto target = MakeHttpTarget(io, address, options);
   EXPECT_EQ(target->Connect(options.model), "");
   const BenchPrompt prompt = DocumentPrompts("I", "d", 0).Ask("q");
@@ -163,12 +162,7 @@ TEST(HttpTargetTest, NonsenseIsNoCrash) {
 
 TEST(HttpTargetTest, NobodyThere) {
   net::io_context io;
-  uint16_t port = 0;
-  {
-    tcp::acceptor acceptor(io, tcp::endpoint(net::ip::address_v4::loopback(), 0));
-    port = acceptor.local_endpoint().port();
-  }
-  const HttpAddress address{"127.0.0.1", std::to_string(port), ""};
+  const HttpAddress address{"127.0.0.1", "1", ""};
   EXPECT_EQ(Ask(address, 1).at(0).error, "connection refused");
   std::string model;
   EXPECT_THAT(MakeHttpTarget(io, address, {})->Connect(model), HasSubstr("no server answers"));

@@ -98,15 +98,13 @@ TEST(ClientTest, RetriesMayBeTurnedOffAndOtherErrorsAreFinal) {
 }
 
 TEST(ClientTest, TheDeadlineHoldsAllAttemptsTogether) {
-  ScriptedServer server({{StatusCode::UNAVAILABLE, "30000"}, {.endless = true}});
-  const auto started = std::chrono::steady_clock::now();
+  ScriptedServer server({{StatusCode::UNAVAILABLE, "3600000"}, {.endless = true}});
   const Client client(server.target());
   EXPECT_EQ(client.Chat(Hello(), Within(milliseconds(300))).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   ChatStream stream = client.StreamChat(Hello(), Within(milliseconds(300)));
   EXPECT_THAT(Read(stream), ElementsAre());
   EXPECT_EQ(stream.status().code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_LT(std::chrono::steady_clock::now() - started, std::chrono::seconds(10));
 }
 
 TEST(ClientTest, AStopTokenCancelsFromAnotherThread) {
@@ -199,8 +197,7 @@ TEST(ClientTest, MetadataIsSentAndChecked) {
 }
 
 TEST(ClientTest, NobodyThere) {
-  std::string target = ScriptedServer().target();
-  const Client client(target);
+  const Client client("127.0.0.1:1");
   EXPECT_EQ(client.Chat(Hello()).status().code(), absl::StatusCode::kUnavailable);
   EXPECT_FALSE(client.WaitForConnected(milliseconds(50)));
   CallOptions patient = Within(milliseconds(200));

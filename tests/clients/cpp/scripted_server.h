@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "t6/v1/chat.grpc.pb.h"
+#include "tests/support/patience.h"
 
 namespace t6::client {
 
@@ -50,7 +51,7 @@ class ScriptedServer final : public v1::Chat::Service {
   // Whether an endless call was cancelled, within a while.
   bool WaitForCancelled() {
     std::unique_lock lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10), [this] { return cancelled_; });
+    return changed_.wait_for(lock, absl::ToChronoSeconds(kPatience), [this] { return cancelled_; });
   }
 
  private:

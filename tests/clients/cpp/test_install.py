@@ -45,7 +45,7 @@ def daemon():
 
 
 def run(program, *arguments, typed=""):
-    done = subprocess.run([program, *arguments], input=typed, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, *arguments], input=typed, capture_output=True, text=True, timeout=240)
     return done.returncode, done.stdout, done.stderr
 
 
