@@ -30,15 +30,15 @@ class Daemon:
         self._port_file = pathlib.Path(self._folder.name) / "ports"
         command = [str(binary), "--model", str(model), "--http", http, "--grpc", grpc,
                    "--port-file", str(self._port_file), *map(str, flags)]
-        started = time.monotonic()
+        self.started = time.monotonic()
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
-            self._wait_until_ready(started + ready_timeout)
+            self._wait_until_ready(self.started + ready_timeout)
         except BaseException:
             self.close()
             raise
-        self.seconds_to_ready = time.monotonic() - started
+        self.seconds_to_ready = time.monotonic() - self.started
 
     def _wait_until_ready(self, deadline):
         while True:
@@ -56,7 +56,7 @@ class Daemon:
 
     def _ready(self):
         try:
-            return self.get("/readyz", timeout=5)[0] == 200
+            return self.get("/readyz")[0] == 200
         except OSError:
             return False
 
@@ -67,7 +67,7 @@ class Daemon:
     def url(self):
         return f"http://{self.http}"
 
-    def get(self, path, timeout=30):
+    def get(self, path, timeout=300):
         """GET: (status, body as text)."""
         return self._send(urllib.request.Request(self.url + path), timeout)
 
@@ -87,7 +87,7 @@ class Daemon:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def stop(self, timeout=60):
+    def stop(self, timeout=300):
         """SIGTERM, then the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ T6_BIN names the folder with t6d, t6 and t6-checkpoint; default build/release/bi
 default cpu.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -29,11 +30,24 @@ MODEL = ROOT / "models/t6-docqa-14m"
 GOLDENS = ROOT / "tests/goldens"
 SHARED = ROOT.parent / "shared"  # more cases, where this checkout has them beside it
 
+# Seconds: far beyond what a starved machine needs, for whatever must happen. A shorter wait would test the machine.
+PATIENCE = 240
+FINISHED = "vllm:request_success_total"  # by finished_reason; "abort" for what was cancelled or met its deadline
+
 DOCUMENT = ("The museum opened in 1931 in Graz. Its founder, Clara Weiss, gave it four hundred clocks. "
             "Tickets cost six euros.")
 SYSTEM = "Answer the question from the document. Be short.\n\n" + DOCUMENT
 ANSWERS = {"When did the museum open?": "1931", "Who founded the museum?": "Clara Weiss",
            "How much is a ticket?": "six euros"}
+
+
+def patiently():
+    """for _ in patiently(): goes on until the loop is left, and fails when it never is."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        yield
+        time.sleep(0.01)
+    raise AssertionError(f"not within {PATIENCE} s")
 
 
 def messages(question, system=SYSTEM):
@@ -52,7 +66,7 @@ class TestDaemon(Daemon):
             flags += ("--device", DEVICE)
         if DEVICE == "cuda" and "--cache-bytes" not in flags:
             flags += ("--cache-bytes", "1GiB")  # several daemons share the GPU
-        super().__init__(binary, model, *flags, **ports)
+        super().__init__(binary, model, *flags, ready_timeout=PATIENCE, **ports)
 
     @property
     def model(self):
@@ -70,11 +84,19 @@ class TestDaemon(Daemon):
         assert found, f"/metrics has no {name} {labels}"
         return total
 
-    def wait_for_metric(self, name, wanted, seconds=5, **labels):
+    def wait_for_metric(self, name, wanted, **labels):
         """Polls until the metric has the value, and fails if it never has."""
-        deadline = time.monotonic() + seconds
-        while (value := self.metric(name, **labels)) != wanted:
-            assert time.monotonic() < deadline, f"{name} is {value}, not {wanted}, after {seconds} s"
+        for _ in patiently():
+            if self.metric(name, **labels) == wanted:
+                return
+
+    @contextlib.contextmanager
+    def aborts(self, n=1):
+        """A block within or soon after which n requests end before their time, and then nothing runs."""
+        before = self.metric(FINISHED, finished_reason="abort")
+        yield
+        self.wait_for_metric("vllm:num_requests_running", 0)
+        self.wait_for_metric(FINISHED, before + n, finished_reason="abort")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import openai
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from conftest import BIN, MODEL, messages
+from conftest import BIN, MODEL, messages, patiently
 from test_http import JSON, send
 
 LONG = "Answer the question from the document. Be short.\n\n" + "The museum in Graz has four hundred clocks. " * 40
@@ -45,6 +45,14 @@ def ask(daemon, key, system=LONG):
     return answer.usage.prompt_tokens, answer.usage.prompt_tokens_details.cached_tokens
 
 
+def logged(daemon, text):
+    """The log, once this is in it."""
+    for _ in patiently():
+        assert daemon.process.poll() is None
+        if text in (log := daemon.log()):
+            return log
+
+
 def test_tenants_never_see_each_others_prefixes_and_a_tenants_keys_share_theirs(guarded, keys):
     prompt, cached = ask(guarded, keys["a"])
     assert prompt > 300 and cached == 0
@@ -65,8 +73,8 @@ def test_over_http_what_is_open_and_what_is_not(guarded, keys):
     assert send(guarded, "POST", "/v1/chat/completions", body, good)[0] == 200
     with pytest.raises(openai.AuthenticationError):
         ask(guarded, {"key": "nonsense"})
-    log = guarded.log()
-    assert "tenant=acme" in log and keys["a"]["key"] not in log and "nonsense" not in log
+    log = logged(guarded, "tenant=acme")
+    assert keys["a"]["key"] not in log and "nonsense" not in log
 
 
 def test_over_grpc_and_with_t6(guarded, keys, wire):
@@ -91,39 +99,34 @@ def test_sighup_reads_the_keys_again_and_bad_ones_change_nothing(start, keys, tm
     path.write_text(keys["a"]["line"])
     daemon = start(MODEL, "--api-key-file", path)
 
-    def status(key, wanted):
-        deadline = time.monotonic() + 5
-        while True:
-            got = send(daemon, "GET", "/v1/models", None, {"Authorization": "Bearer " + key["key"]})[0]
-            if got == wanted or time.monotonic() > deadline:
-                return got
+    def becomes(key, status):
+        for _ in patiently():
+            if send(daemon, "GET", "/v1/models", None, {"Authorization": "Bearer " + key["key"]})[0] == status:
+                return
 
-    assert status(keys["a"], 200) == 200
+    becomes(keys["a"], 200)
     path.write_text(keys["b"]["line"])
     daemon.process.send_signal(signal.SIGHUP)
-    assert status(keys["b"], 200) == 200 and status(keys["a"], 401) == 401
+    becomes(keys["b"], 200)
+    becomes(keys["a"], 401)
     path.write_text("nonsense\n")
     daemon.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + 5
-    while "keys stay as they were" not in daemon.log():
-        assert time.monotonic() < deadline
-    assert status(keys["b"], 200) == 200
+    logged(daemon, "keys stay as they were")
+    becomes(keys["b"], 200)
     assert daemon.stop() == 0
 
 
 def test_refused_keys_are_logged_once_in_a_while_and_never_themselves(guarded, keys):
     for _ in range(30):
         assert send(guarded, "GET", "/v1/models", None, {"Authorization": "Bearer guessed-key"})[0] == 401
-    lines = [line for line in guarded.log().splitlines() if "without a known API key" in line]
-    assert 1 <= len(lines) <= 3 and "over http" in lines[0]
+    lines = [line for line in logged(guarded, "without a known API key").splitlines() if "without a known API key" in line]
+    assert len(lines) <= 1 + (time.monotonic() - guarded.started) / 10 and "over http" in lines[0]
     assert "guessed-key" not in guarded.log()
 
 
 def test_sighup_without_keys_ends_nothing(start):
     daemon = start(MODEL)
     daemon.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + 5
-    while "SIGHUP: there is no --api-key-file" not in daemon.log():
-        assert daemon.process.poll() is None and time.monotonic() < deadline
+    logged(daemon, "SIGHUP: there is no --api-key-file")
     assert send(daemon, "GET", "/readyz")[0] == 200
     assert daemon.stop() == 0

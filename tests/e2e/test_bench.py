@@ -8,12 +8,12 @@ import xml.etree.ElementTree
 
 import pytest
 
-from conftest import BIN, ROOT
+from conftest import BIN, FINISHED, PATIENCE, ROOT
 
 SMALL = ["--documents", "4", "--questions", "4", "--document-words", "80", "--max-tokens", "8"]
 
 
-def bench(*arguments, timeout=120):
+def bench(*arguments, timeout=2 * PATIENCE):
     return subprocess.run([BIN / "t6", "bench", *map(str, arguments)], capture_output=True, text=True, timeout=timeout)
 
 
@@ -47,13 +47,11 @@ def test_closed_loop_counts_what_the_server_counts(daemon, where, tmp_path):
 
 
 def test_open_loop_keeps_its_rate(where):
-    started = time.monotonic()
     got = bench(*where, *SMALL, "--rate", 40, "--duration", "2s", "--json", "-")
     figures = json.loads(got.stdout)
     assert got.returncode == 0 and figures["failed"] == 0 and figures["not_sent"] == 0, got.stderr
-    # 80 expected; five standard deviations.
+    # 80 expected; five standard deviations. The seed decides, not how late the machine is with sending them.
     assert 35 <= figures["answered"] <= 125
-    assert time.monotonic() - started < 20
 
 
 def test_same_seed_same_prompts(where):
@@ -86,27 +84,33 @@ def test_refusals_are_counted_by_code(where, tmp_path):
 
 
 def test_a_timeout_is_a_failure(where):
-    got = bench(*where, *SMALL, "--requests", 2, "--concurrency", 1, "--max-tokens", 10000, "--ignore-eos",
-                "--timeout", "300ms", "--json", "-")
-    figures = json.loads(got.stdout)
     code = "timeout" if "--http" in where else "DEADLINE_EXCEEDED"
-    assert got.returncode == 1 and figures["errors"][code]["after_text"] == 2
+    milliseconds, after_text = 300, 0
+    while after_text < 2:  # twice as long each time, until both have text when their time is over
+        got = bench(*where, *SMALL, "--requests", 2, "--concurrency", 1, "--max-tokens", 10000, "--ignore-eos",
+                    "--timeout", f"{milliseconds}ms", "--json", "-")
+        figures = json.loads(got.stdout)
+        assert got.returncode == 1 and figures["errors"][code]["count"] == figures["failed"] == 2
+        milliseconds, after_text = 2 * milliseconds, figures["errors"][code]["after_text"]
 
 
-def test_ctrl_c_reports_what_was_measured(where, tmp_path):
+def test_ctrl_c_reports_what_was_measured(daemon, where, tmp_path):
     out = tmp_path / "o.json"
-    command = [BIN / "t6", "bench", *where, *SMALL, "--duration", "60s", "--json", out]
+    command = [BIN / "t6", "bench", *where, *SMALL, "--duration", "3600s", "--concurrency", "2", "--json", out]
+    before = daemon.metric(FINISHED)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        time.sleep(1.5)
+        while daemon.metric(FINISHED) < before + 3:  # the third was sent because one had been answered
+            assert process.poll() is None
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     figures = json.loads(out.read_text())
     assert figures["interrupted"] and figures["answered"] > 0
 
 
 def test_hundreds_of_clients(where):
-    got = bench(*where, *SMALL, "--concurrency", 300, "--requests", 600, "--json", "-")
+    got = bench(*where, *SMALL, "--concurrency", 300, "--requests", 600, "--timeout", "240s", "--json", "-")
     figures = json.loads(got.stdout)
     assert (figures["answered"], got.returncode) == (600, 0), figures["errors"]
 

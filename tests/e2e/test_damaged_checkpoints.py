@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import BIN, GOLDENS
+from conftest import BIN, GOLDENS, PATIENCE
 from t6_daemon import Daemon, StartError
 
 MUTATIONS = 200
@@ -25,7 +25,7 @@ def originals(tmp_path_factory):
     """The checkpoint in both formats."""
     torch_zip = GOLDENS / "variants/T6"
     safetensors = tmp_path_factory.mktemp("converted") / "T6"
-    subprocess.run([BIN / "t6-checkpoint", "convert", torch_zip, safetensors], check=True, timeout=60, capture_output=True)
+    subprocess.run([BIN / "t6-checkpoint", "convert", torch_zip, safetensors], check=True, timeout=PATIENCE, capture_output=True)
     return [torch_zip, safetensors]
 
 
@@ -101,8 +101,8 @@ def mutate(folder, draw):
 def outcome(folder):
     """(what happened, exit code, output)."""
     try:
-        with Daemon(BIN / "t6d", folder, *FLAGS, ready_timeout=30) as daemon:
-            return "served", daemon.stop(timeout=30), daemon.log()
+        with Daemon(BIN / "t6d", folder, *FLAGS, ready_timeout=PATIENCE) as daemon:
+            return "served", daemon.stop(timeout=PATIENCE), daemon.log()
     except StartError as error:
         return "refused" if error.exit_code is not None else "hung", error.exit_code, error.output
 

@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from conftest import MODEL, messages
+from conftest import FINISHED, MODEL, PATIENCE, messages
 
 JSON = {"Content-Type": "application/json"}
 
 
 def send(daemon, method, path, body=None, headers=JSON):
     """(status, headers, body as bytes) over a connection of its own."""
-    connection = http.client.HTTPConnection(daemon.http, timeout=60)
+    connection = http.client.HTTPConnection(daemon.http, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.request(method, path, body, headers)
         response = connection.getresponse()
@@ -31,7 +31,7 @@ def endless(daemon, max_tokens=16000):
     """A stream that goes on for seconds; its connection, after the first piece has come."""
     body = json.dumps({"model": daemon.model, "prompt": "The", "max_tokens": max_tokens, "ignore_eos": True,
                        "temperature": 0, "stream": True}).encode()
-    connection = socket.create_connection(daemon.http.rsplit(":", 1), timeout=60)
+    connection = socket.create_connection(daemon.http.rsplit(":", 1), timeout=PATIENCE)
     connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t6\r\nContent-Type: application/json\r\n"
                        b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return connection
@@ -96,7 +96,7 @@ def test_text_that_is_no_utf8_is_refused(daemon):
 
 
 def test_body_bound(daemon):
-    connection = http.client.HTTPConnection(daemon.http, timeout=60)
+    connection = http.client.HTTPConnection(daemon.http, timeout=PATIENCE)
     with contextlib.closing(connection):
         connection.putrequest("POST", "/v1/completions")
         connection.putheader("Content-Type", "application/json")
@@ -140,7 +140,7 @@ def test_an_error_before_a_stream_is_a_plain_error(daemon):
 
 
 def test_keep_alive_serves_many_requests_on_one_connection(daemon):
-    connection = http.client.HTTPConnection(daemon.http, timeout=60)
+    connection = http.client.HTTPConnection(daemon.http, timeout=PATIENCE)
     with contextlib.closing(connection):
         for _ in range(3):
             connection.request("POST", "/v1/chat/completions", chat(daemon), JSON)
@@ -158,14 +158,12 @@ def test_tokenize_and_back(daemon):
 
 
 def test_a_disconnect_cancels(daemon):
-    aborted = daemon.metric("vllm:request_success_total", finished_reason="abort")
-    connection = endless(daemon)
-    read_until(connection, b"data: ")
-    daemon.wait_for_metric("vllm:num_requests_running", 1)
-    connection.close()
-    daemon.wait_for_metric("vllm:num_requests_running", 0, seconds=2)
+    with daemon.aborts():
+        connection = endless(daemon)
+        read_until(connection, b"data: ")
+        daemon.wait_for_metric("vllm:num_requests_running", 1)
+        connection.close()
     daemon.wait_for_metric("vllm:kv_cache_usage_perc", 0)
-    daemon.wait_for_metric("vllm:request_success_total", aborted + 1, finished_reason="abort")
 
 
 def test_a_full_queue_is_429(start):
@@ -198,13 +196,18 @@ def test_metrics_carry_the_known_names(daemon, name):
 
 
 def test_a_long_tokenize_stops_no_stream(daemon):
-    """Twice 2 MiB, two seconds of work each: as many of them as threads write the text of streams."""
+    """Twice 2 MiB, two seconds of work each: as many of them as threads write the text of streams, which would not write
+    until one of them is done. Measured by that work and not in seconds, which a busy machine makes long."""
     body = json.dumps({"prompt": "The museum opened in Graz. " * (2 * 2**20 // 27)})
     with contextlib.ExitStack() as streams, concurrent.futures.ThreadPoolExecutor(2) as pool:
         stream = streams.enter_context(endless(daemon))
         read_until(stream, b"data: ")
-        posts = [pool.submit(send, daemon, "POST", "/tokenize", body) for _ in range(2)]
         longest, last, tail = 0.0, time.monotonic(), b""
+        begun = last
+        posts = [pool.submit(send, daemon, "POST", "/tokenize", body) for _ in range(2)]
+        ended = []
+        for post in posts:
+            post.add_done_callback(lambda _: ended.append(time.monotonic()))
         while not all(post.done() for post in posts):
             piece = stream.recv(65536)
             assert piece, "the stream was cut"
@@ -213,17 +216,17 @@ def test_a_long_tokenize_stops_no_stream(daemon):
                 stream, piece = streams.enter_context(endless(daemon)), b""
             tail = piece[-8:]
         assert [post.result()[0] for post in posts] == [200, 200]
-    assert longest < 1, "as long as one of them takes, without threads of their own"
+    assert longest < (max(ended) - begun) / 3, "a half of it, without threads of their own"
 
 
 def test_metrics_count(daemon):
     names = ["vllm:prompt_tokens_total", "vllm:generation_tokens_total", "vllm:prefix_cache_hits_total"]
     daemon.wait_for_metric("vllm:num_requests_running", 0)
     before = {name: daemon.metric(name) for name in names}
-    stops = daemon.metric("vllm:request_success_total", finished_reason="stop")
+    stops = daemon.metric(FINISHED, finished_reason="stop")
     usage = json.loads(send(daemon, "POST", "/v1/chat/completions", chat(daemon))[2])["usage"]
     # The counters follow the answer within a step.
-    daemon.wait_for_metric("vllm:request_success_total", stops + 1, finished_reason="stop")
+    daemon.wait_for_metric(FINISHED, stops + 1, finished_reason="stop")
     grown = {name: daemon.metric(name) - before[name] for name in names}
     assert grown == {"vllm:prompt_tokens_total": usage["prompt_tokens"],
                      "vllm:generation_tokens_total": usage["completion_tokens"],
@@ -233,7 +236,7 @@ def test_metrics_count(daemon):
 def test_garbage_on_the_wire_leaves_the_server_standing(daemon):
     for garbage in (b"\x16\x03\x01\x02\x00\x01" * 20, b"GET / HTTP/9.9\r\n\r\n", b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
                     b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n", b"\r\n" * 50, b"G"):
-        with socket.create_connection(daemon.http.rsplit(":", 1), timeout=10) as connection:
+        with socket.create_connection(daemon.http.rsplit(":", 1), timeout=PATIENCE) as connection:
             connection.sendall(garbage)
             connection.shutdown(socket.SHUT_WR)
             while connection.recv(4096):

@@ -173,7 +173,7 @@ def test_stop_ends_an_answer(page, daemon):
     page.press("Escape")
     page.wait("document.getElementById('send').hidden === false")
     assert "Stopped" in page.text("#answers")
-    daemon.wait_for_metric("vllm:num_requests_running", 0, seconds=5)
+    daemon.wait_for_metric("vllm:num_requests_running", 0)
 
 
 def test_a_server_that_is_gone(browser, start):

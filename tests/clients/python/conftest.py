@@ -5,6 +5,7 @@ T6_BIN names the folder with t6d; default build/release/bin. Runs in build/clien
 
 import asyncio
 import atexit
+import contextlib
 import os
 import pathlib
 import shutil
@@ -22,6 +23,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 from t6_daemon import Daemon  # noqa: E402
+
+# Seconds: far beyond what a starved machine needs, for whatever must happen. A shorter wait would test the machine.
+PATIENCE = 240
 
 DOCUMENT = ("The museum opened in 1931 in Graz. Its founder, Clara Weiss, gave it four hundred clocks. "
             "Tickets cost six euros.")
@@ -61,16 +65,26 @@ class TestDaemon(Daemon):
     __test__ = False
 
     def __init__(self, *flags):
-        super().__init__(BIN / "t6d", MODEL, "--drain-grace", "0s", *flags)
+        super().__init__(BIN / "t6d", MODEL, "--drain-grace", "0s", *flags, ready_timeout=PATIENCE)
 
-    def metric(self, name):
+    def metric(self, name, label=""):
         lines = self.get("/metrics")[1].splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0] == name)
+        return sum(float(line.split()[-1]) for line in lines if line.split("{")[0] == name and label in line)
 
-    def wait_for_metric(self, name, wanted, seconds=5):
-        deadline = time.monotonic() + seconds
-        while (value := self.metric(name)) != wanted:
-            assert time.monotonic() < deadline, f"{name} is {value}, not {wanted}, after {seconds} s"
+    def wait_for_metric(self, name, wanted, label=""):
+        deadline = time.monotonic() + PATIENCE
+        while (value := self.metric(name, label)) != wanted:
+            assert time.monotonic() < deadline, f"{name} is {value}, not {wanted}, after {PATIENCE} s"
+            time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def aborts(self):
+        """A block within or soon after which one request ends before its time, and then nothing runs."""
+        finished = "vllm:request_success_total", 'finished_reason="abort"'
+        before = self.metric(*finished)
+        yield
+        self.wait_for_metric("vllm:num_requests_running", 0)
+        self.wait_for_metric(finished[0], before + 1, finished[1])
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import sys
 import typing
 import zipfile
 
-from conftest import FOLDER, ROOT, SITE, SYSTEM, WHEEL, pip
+from conftest import FOLDER, PATIENCE, ROOT, SITE, SYSTEM, WHEEL, pip
 
 MYPY = [sys.executable, "-m", "mypy", "--config-file", ROOT / "clients/python/pyproject.toml", "--cache-dir", FOLDER / "mypy"]
 README = (ROOT / "clients/python/README.md").read_text()
@@ -53,7 +53,7 @@ def test_the_readmes_examples_run(daemon, tmp_path):
     for example in EXAMPLES:
         code = example.replace("127.0.0.1:50051", daemon.grpc)
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(SITE)},
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, code + done.stderr
         assert "Traceback" not in done.stderr and done.stdout.strip()
 

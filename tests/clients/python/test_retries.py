@@ -5,6 +5,7 @@ import time
 
 import grpc
 import pytest
+from conftest import PATIENCE
 from fake_server import FakeServer, Refuse
 from t6client import (
     NO_RETRY,
@@ -35,7 +36,7 @@ def test_the_servers_hint_is_respected(ask, code):
     with FakeServer(Refuse(code, pushback="400"), Refuse(code, pushback="150")) as server:
         assert ask(server.target, chat, retry=Retry(max_attempts=3)).text == "yes"
         assert len(server.seen) == 3
-        assert 0.39 <= server.gaps[0] < 0.4 + 2 and 0.14 <= server.gaps[1] < 0.4  # own backoff: up to 0.1 s, then 0.2 s
+        assert server.gaps[0] >= 0.39 and server.gaps[1] >= 0.14  # own backoff: up to 0.1 s, then 0.2 s
 
 
 def test_a_stream_that_has_not_begun_is_retried(ask):
@@ -63,7 +64,7 @@ def test_a_negative_or_unreadable_hint_forbids(ask, pushback):
 def test_without_a_hint_the_clients_own_backoff(ask):
     with FakeServer(Refuse(), Refuse()) as server:
         assert ask(server.target, chat, retry=Retry(3, initial_backoff=0.2, max_backoff=0.2)).text == "yes"
-        assert len(server.seen) == 3 and all(gap < 1 for gap in server.gaps)
+        assert len(server.seen) == 3
 
 
 def test_attempts_are_bounded_and_the_error_keeps_the_hint(ask):
@@ -97,11 +98,15 @@ def test_no_retry(ask):
 
 
 def test_the_deadline_holds_all_attempts_together(ask):
-    with FakeServer(Refuse(pushback="30000")) as server:
-        started = time.monotonic()
-        with pytest.raises(DeadlineExceededError):
-            ask(server.target, lambda client: client.chat(HELLO, timeout=0.4))
-        assert 0.3 < time.monotonic() - started < 5 and len(server.seen) == 1
+    timeout, n_seen = 0.4, 0
+    while n_seen == 0:  # twice as long each time, until an attempt is made before it is over
+        with FakeServer(Refuse(pushback="3600000")) as server:
+            started = time.monotonic()
+            with pytest.raises(DeadlineExceededError):
+                ask(server.target, lambda client: client.chat(HELLO, timeout=timeout))
+            assert time.monotonic() - started > 0.9 * timeout
+        n_seen, timeout = len(server.seen), 2 * timeout
+    assert n_seen == 1
 
 
 def test_a_long_document_is_retried_too(ask):
@@ -113,15 +118,14 @@ def test_a_long_document_is_retried_too(ask):
 
 def test_what_the_server_can_never_take_is_not_sent_twice(ask):
     with FakeServer() as server:
-        started = time.monotonic()
         with pytest.raises(RateLimitError, match="larger than max"):
-            ask(server.target, lambda client: client.chat([user("x" * (17 << 20))]), retry=Retry(initial_backoff=5))
-        assert server.seen == [] and time.monotonic() - started < 4
+            ask(server.target, lambda client: client.chat([user("x" * (17 << 20))], timeout=PATIENCE),
+                retry=Retry(initial_backoff=3600, max_backoff=3600))
+        assert server.seen == []
 
 
 def test_a_server_that_comes_late_is_waited_for(ask):
-    with FakeServer() as server:
-        target = server.target
+    target = "127.0.0.1:1"
     with pytest.raises(UnavailableError):
         ask(target, chat)
     started = time.monotonic()
