@@ -40,10 +40,12 @@ StepPlan MakeStep(const std::vector<SequenceRows>& sequences, int n_shared_pages
 // (row, page id) -> times computed, over factor tasks.
 std::map<std::pair<int, int>, int> Coverage(const AttentionPlan& tasks) {
   std::map<std::pair<int, int>, int> times;
-  for (const auto* list : {&tasks.shared_tasks(), &tasks.own_tasks()}) {
+  for (const auto* list : {&tasks.shared_tasks(), &tasks.last_tasks()}) {
     for (const FactorTask& task : *list) {
-      EXPECT_EQ(SplitOf(task.page_begin), task.split);
-      EXPECT_EQ(SplitOf(task.page_end - 1), task.split);
+      if (!task.by_heads) {
+        EXPECT_EQ(SplitOf(task.page_begin), SplitOf(task.page_end - 1));
+      }
+      EXPECT_GT(task.n_pages(), 0);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
         for (int page = task.page_begin; page < task.page_end; ++page) ++times[{row, task.pages[page]}];
       }
@@ -78,7 +80,7 @@ TEST(AttentionPlan, SharedPagesAreReadOnceAndTheSplitThatTheyEndInIsResumed) {
   ExpectEveryPageOnce(plan, tasks);
   ASSERT_EQ(tasks.shared_tasks().size(), 6u);  // pages 0, 1, 2, 3, 4-7, 8-9
   for (const FactorTask& task : tasks.shared_tasks()) EXPECT_EQ(task.n_rows, 5);
-  for (const FactorTask& task : tasks.own_tasks()) {
+  for (const FactorTask& task : tasks.last_tasks()) {
     EXPECT_GE(task.page_begin, 10);
     EXPECT_EQ(task.resume, task.page_begin == 10);
   }
@@ -106,23 +108,23 @@ TEST(AttentionPlan, WavesNeverNeedMoreSlotsThanThereAre) {
   EXPECT_GT(tasks.waves().size(), 10u);
   int32_t next = 0;
   for (const AttentionWave& wave : tasks.waves()) {
-    EXPECT_EQ(wave.own_begin, next);
-    next = wave.own_end;
+    EXPECT_EQ(wave.last_begin, next);
+    next = wave.last_end;
     std::set<int> used;
     std::map<int, int> own;
-    for (int i = wave.own_begin; i < wave.own_end; ++i) {
-      const FactorTask& task = tasks.own_tasks()[i];
+    for (int i = wave.last_begin; i < wave.last_end; ++i) {
+      const FactorTask& task = tasks.last_tasks()[i];
       EXPECT_LE(task.n_rows, 4);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
-        const int slot = tasks.slot(row) + task.split;
+        const int slot = tasks.slot(row) + task.part;
         EXPECT_LT(slot, limits.n_slots);
         EXPECT_TRUE(used.insert(slot).second) << "slot " << slot << " twice in a wave";
         ++own[row];
       }
     }
-    for (const auto& [row, n] : own) EXPECT_EQ(n, tasks.n_own_tasks(row)) << "row " << row << " spans waves";
+    for (const auto& [row, n] : own) EXPECT_EQ(n, tasks.n_last_tasks(row)) << "row " << row << " spans waves";
   }
-  EXPECT_EQ(next, static_cast<int>(tasks.own_tasks().size()));
+  EXPECT_EQ(next, static_cast<int>(tasks.last_tasks().size()));
 }
 
 TEST(AttentionPlan, ThreadsShareTheWorkEvenlyEachInTheOrderOfPages) {
@@ -137,7 +139,7 @@ TEST(AttentionPlan, ThreadsShareTheWorkEvenlyEachInTheOrderOfPages) {
   EXPECT_EQ(begins, (std::vector<int>{4, 12, 0, 1, 2, 3, 8}));
   for (size_t i = 0; i + 1 < begins.size(); ++i)
     EXPECT_EQ(tasks.shared_tasks()[i].next_page, tasks.shared_tasks()[i + 1].pages[begins[i + 1]]);
-  EXPECT_EQ(wave.own_shares, (std::vector<int>{0, 1, 2}));
+  EXPECT_EQ(wave.last_shares, (std::vector<int>{0, 1, 2}));
   for (int n_threads : {1, 3, 8, 64}) {
     AttentionLimits limits = kLimits;
     limits.n_threads = n_threads;
@@ -148,6 +150,56 @@ TEST(AttentionPlan, ThreadsShareTheWorkEvenlyEachInTheOrderOfPages) {
     EXPECT_EQ(shares.back(), 7);
     EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
   }
+}
+
+TEST(AttentionPlan, SeveralRowsGoHeadByHeadThroughAsFewLongPiecesAsThreadsNeed) {
+  AttentionLimits limits = kLimits;
+  limits.head_rows = 5, limits.max_head_pages = 10;
+  // Rows, shared pages, threads -> pieces.
+  const std::vector<std::vector<int>> cases = {{5, 16, 2, 2}, {16, 20, 2, 2}, {16, 21, 2, 4}, {7, 3, 2, 2},
+                                               {7, 1, 2, 1},  {32, 64, 1, 7}, {16, 16, 8, 7}, {4, 16, 2, 0}};
+  for (const std::vector<int>& c : cases) {
+    const int n_rows = c[0], shared = c[1];
+    const StepPlan plan = MakeStep(std::vector<SequenceRows>(n_rows, {shared * kPageTokens + 70, 1}), shared);
+    limits.n_threads = c[2];
+    AttentionPlan tasks;
+    tasks.Build(plan, limits);
+    ExpectEveryPageOnce(plan, tasks);
+    EXPECT_EQ(tasks.shared_tasks().empty(), c[3] > 0);
+    std::set<int> parts;
+    std::vector<int> n_tasks(n_rows, 0);
+    for (const FactorTask& task : tasks.last_tasks()) {
+      EXPECT_FALSE(task.resume && c[3] > 0);
+      EXPECT_EQ(task.by_heads, task.n_rows > 1);
+      for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
+        ++n_tasks[row];
+        EXPECT_LT(task.part, tasks.n_parts(row));
+      }
+      if (!task.by_heads) continue;
+      parts.insert(task.part);
+      EXPECT_LE(task.n_pages(), limits.max_head_pages);
+    }
+    EXPECT_EQ(parts.size(), static_cast<size_t>(c[3])) << n_rows << " rows, " << shared << " pages";
+    for (int row = 0; row < n_rows; ++row) {
+      EXPECT_EQ(n_tasks[row], tasks.n_last_tasks(row));
+      EXPECT_LE(tasks.n_parts(row), SplitsOf(shared + 2));
+    }
+  }
+}
+
+TEST(AttentionPlan, OwnPagesMakeUpForSharedPiecesOfUnequalLength) {
+  AttentionLimits limits = kLimits;
+  limits.head_rows = 5, limits.max_head_pages = 10;
+  const StepPlan plan = MakeStep(std::vector<SequenceRows>(16, {17 * kPageTokens + 20, 1}), 17);
+  AttentionPlan tasks;
+  tasks.Build(plan, limits);
+  const AttentionWave& wave = tasks.waves().front();
+  std::vector<int64_t> cost(2, 0);
+  for (int w = 0; w < 2; ++w) {
+    for (int i = wave.last_shares[w]; i < wave.last_shares[w + 1]; ++i)
+      cost[w] += CostOf(tasks.last_tasks()[i]);
+  }
+  EXPECT_LE(std::abs(cost[0] - cost[1]), 10);
 }
 
 TEST(AttentionPlan, ManyRowsAreExpandedOnceForEachHeadLongestFirst) {
@@ -164,7 +216,7 @@ TEST(AttentionPlan, ManyRowsAreExpandedOnceForEachHeadLongestFirst) {
   }
   EXPECT_EQ(times.size(), (600u + kExpandRows) * 13);
   for (const auto& [key, n] : times) EXPECT_EQ(n, 1);
-  EXPECT_EQ(tasks.own_tasks().size(), 1u);
+  EXPECT_EQ(tasks.last_tasks().size(), 1u);
 }
 
 }  // namespace

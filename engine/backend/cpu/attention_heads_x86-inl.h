@@ -225,8 +225,8 @@ inline void WholeRows(__m512 (&x)[kRows][4], int row, const State& state, uint16
 }
 
 // kRows rows' scores of a page's first 16 kVectors tokens, all in registers: 4 kRows sums, 4 of the keys and
-// one of the queries.
-template <int kRows, int kVectors>
+// one of the queries. Asks for kLines lines of `fetch` a step.
+template <int kRows, int kVectors, int kLines>
 void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
   const auto* q = static_cast<const uint16_t*>(g.queries) + row * g.query_stride;
   const auto* b = static_cast<const uint32_t*>(g.keys);
@@ -240,7 +240,7 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
     __m512bh keys[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) keys[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
-    fetch->Lines<1>();
+    fetch->Lines<kLines>();
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       int pair;
@@ -272,17 +272,26 @@ void HeadWeightsOf(const HeadWeightsArgs& g, int row, PageFetch* fetch) {
   }
 }
 
-inline void HeadWeights(const HeadWeightsArgs& g) {
+template <int kVectors, int kLines>
+void HeadWeightsInGroups(const HeadWeightsArgs& g, PageFetch* fetch) {
   using Rows = void (*)(const HeadWeightsArgs&, int, PageFetch*);
-  static constexpr Rows kWhole[] = {HeadWeightsOf<1, 4>, HeadWeightsOf<2, 4>, HeadWeightsOf<3, 4>,
-                                    HeadWeightsOf<4, 4>};
-  static constexpr Rows kHalf[] = {HeadWeightsOf<1, 2>, HeadWeightsOf<2, 2>, HeadWeightsOf<3, 2>,
-                                   HeadWeightsOf<4, 2>};
-  PageFetch fetch = g.fetch != nullptr ? *g.fetch : PageFetch();
+  static constexpr Rows kRows[] = {HeadWeightsOf<1, kVectors, kLines>, HeadWeightsOf<2, kVectors, kLines>,
+                                   HeadWeightsOf<3, kVectors, kLines>, HeadWeightsOf<4, kVectors, kLines>};
   for (int row = 0, groups = (g.n + 3) / 4; groups > 0; --groups) {
     const int n = (g.n - row) / groups;  // as even as can be
-    (g.n_tokens > 32 ? kWhole : kHalf)[n - 1](g, row, &fetch);
+    kRows[n - 1](g, row, fetch);
     row += n;
+  }
+}
+
+inline void HeadWeights(const HeadWeightsArgs& g) {
+  PageFetch fetch = g.fetch != nullptr ? *g.fetch : PageFetch();
+  if (g.n_tokens <= 32) {
+    HeadWeightsInGroups<2, 0>(g, &fetch);
+  } else if (g.fetch == nullptr) {
+    HeadWeightsInGroups<4, 0>(g, &fetch);
+  } else {
+    HeadWeightsInGroups<4, 2>(g, &fetch);
   }
   if (g.fetch != nullptr) *g.fetch = fetch;
 }

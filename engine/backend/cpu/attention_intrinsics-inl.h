@@ -166,8 +166,8 @@ void GemmRows(const GemmArgs& g, int row) {
 
 // kRows rows times four vectors: each input is loaded for four products, and what begins and ends a block of
 // sums comes half as often.
-template <int kRows>
-void GemmWide(const GemmArgs& g, int row) {
+template <int kRows, int kLines>
+void GemmWide(const GemmArgs& g, int row, PageFetch* fetch) {
   const auto* a = static_cast<const uint16_t*>(g.a) + static_cast<size_t>(row) * g.lda;
   for (int n = 0; n < g.n; n += 64) {
     const auto* b = static_cast<const uint32_t*>(g.b) + n;
@@ -183,6 +183,7 @@ void GemmWide(const GemmArgs& g, int row) {
       __m512bh w[4];
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) w[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
+      fetch->Lines<kLines>();
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         int pair;
@@ -200,8 +201,6 @@ void GemmWide(const GemmArgs& g, int row) {
   }
 }
 
-inline constexpr int kMaxWideRows = 6;  // 24 sums, 4 of b and a broadcast
-
 inline constexpr int kMaxRows = 13;  // and two indices where b is plain
 
 template <bool kPlain, int... kRows>
@@ -211,19 +210,24 @@ void GemmBlock(const GemmArgs& g, int row, int n_rows, std::integer_sequence<int
   kBlocks[n_rows - 1](g, row);
 }
 
+template <int kLines>
+void GemmWideInGroups(const GemmArgs& g) {
+  using Wide = void (*)(const GemmArgs&, int, PageFetch*);
+  static constexpr Wide kWide[] = {GemmWide<1, kLines>, GemmWide<2, kLines>, GemmWide<3, kLines>,
+                                   GemmWide<4, kLines>};
+  PageFetch fetch = g.fetch != nullptr ? *g.fetch : PageFetch();
+  for (int row = 0, left = (g.m + 3) / 4; left > 0; --left) {
+    const int n = (g.m - row) / left;  // as even as can be
+    kWide[n - 1](g, row, &fetch);
+    row += n;
+  }
+  if (g.fetch != nullptr) *g.fetch = fetch;
+}
+
 template <bool kPlain>
 void Gemm(const GemmArgs& g) {
-  if (!kPlain && g.n % 64 == 0 && g.m > 13) {
-    using Wide = void (*)(const GemmArgs&, int);
-    static constexpr Wide kWide[kMaxWideRows] = {GemmWide<1>, GemmWide<2>, GemmWide<3>,
-                                                 GemmWide<4>, GemmWide<5>, GemmWide<6>};
-    for (int row = 0, left = (g.m + 3) / 4; left > 0; --left) {
-      const int n = (g.m - row) / left;  // as even as can be
-      kWide[n - 1](g, row);
-      row += n;
-    }
-    return;
-  }
+  if (!kPlain && g.n % 64 == 0 && g.m > 13)
+    return g.fetch == nullptr ? GemmWideInGroups<0>(g) : GemmWideInGroups<2>(g);
   const int n_blocks = (g.m + kMaxRows - 1) / kMaxRows;
   for (int i = 0; i < n_blocks; ++i) {
     const int begin = g.m * i / n_blocks, end = g.m * (i + 1) / n_blocks;

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "engine/backend/cpu/tpa_attention_impl.h"
@@ -16,7 +17,7 @@ namespace t6::cpu {
 namespace {
 
 constexpr size_t kSlotBytes = size_t{16} << 20;  // partials of one wave, at least
-constexpr int kAlonePages = 2;                   // of one row, that take less time than a second worker saves
+constexpr int kAloneCost = 20;                   // of tasks that take less time than a second worker saves
 constexpr int kStoreRows = 4;                    // rows of one task of Store and of rotation
 
 struct FreeBytes {
@@ -88,10 +89,7 @@ class TpaAttentionImpl final : public TpaAttention {
   void Plan(const StepPlan& plan, const AttentionSpec& spec) override {
     T6_CHECK(plan.n_rows() <= max_rows_, "{} rows, {} reserved", plan.n_rows(), max_rows_);
     plan_ = &plan;
-    tasks_.Build(plan, {.n_heads = spec.n_heads,
-                        .n_threads = pool_->n_threads(),
-                        .n_slots = n_slots_,
-                        .max_task_rows = AttentionShape(spec).max_task_rows});
+    planned_for_ = nullptr;
   }
 
   void Store(const StoreFactorsParams& params) override {
@@ -101,13 +99,26 @@ class TpaAttentionImpl final : public TpaAttention {
   void Run(const TpaAttentionParams& params) override {
     const AttentionShape shape(*params.spec);
     const AttentionKernels& kernels = params.pages.layout->dtype() == DType::kF32 ? f32_ : bf16_;
+    if (std::exchange(planned_for_, &kernels) != &kernels) {
+      tasks_.Build(*plan_, {.n_heads = shape.h,
+                            .n_threads = pool_->n_threads(),
+                            .n_slots = n_slots_,
+                            .max_task_rows = shape.max_task_rows,
+                            .head_rows = HeadRowsOf(kernels, shape),
+                            .max_head_pages = shape.max_head_pages});
+    }
     auto* queries = reinterpret_cast<float*>(queries_.get());
     const AttentionRun run{
         &kernels, &shape,   &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
         &tasks_,  ++n_runs_};
-    ForRows([&](int begin, int end) { RotateQueries(run, begin, end, queries); });
+    if (!tasks_.expand_tasks().empty()) {
+      const size_t row_floats = static_cast<size_t>(shape.n_query_vectors) * shape.dp;
+      ForRows([&](int begin, int end) {
+        for (int row = begin; row < end; ++row) RotateQueries(run, row, queries + row * row_floats);
+      });
+    }
     for (int row = 0; row < plan_->n_rows(); ++row)
-      waiting_[row].store(tasks_.n_own_tasks(row), std::memory_order_relaxed);
+      waiting_[row].store(tasks_.n_last_tasks(row), std::memory_order_relaxed);
 
     for (size_t w = 0; w < tasks_.waves().size(); ++w) RunWave(run, static_cast<int>(w));
   }
@@ -121,24 +132,25 @@ class TpaAttentionImpl final : public TpaAttention {
     const auto shared = [&](int i, int worker) {
       RunFactorTask(run, tasks_.shared_tasks()[wave.shared_begin + i], Scratch(worker), &workers_[worker]);
     };
-    const auto own = [&](int i, int worker) {
-      const FactorTask& task = tasks_.own_tasks()[wave.own_begin + i];
-      RunFactorTask(run, task, Scratch(worker), &workers_[worker]);
+    const auto last = [&](int i, int worker) {
+      const FactorTask& task = tasks_.last_tasks()[wave.last_begin + i];
+      (task.by_heads ? RunHeadTask : RunFactorTask)(run, task, Scratch(worker), &workers_[worker]);
       for (int row = task.first_row; row < task.first_row + task.n_rows; ++row) {
         // The last of a row's tasks sees what all others wrote.
         if (waiting_[row].fetch_sub(1, std::memory_order_acq_rel) == 1) FinishRow(run, row);
       }
     };
-    Shares(wave.shared_shares, shared);
+    if (wave.shared_end > wave.shared_begin) Shares(wave.shared_shares, shared);
     // Expanded tasks depend on nothing and are long: they go first, the longest in front.
-    const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0, n_own = wave.own_end - wave.own_begin;
-    if (n_expand == 0 && wave.own_cost <= kAlonePages) {
-      for (int i = 0; i < n_own; ++i) own(i, 0);
+    const int n_expand = w == 0 ? static_cast<int>(expand.size()) : 0,
+              n_last = wave.last_end - wave.last_begin;
+    if (n_expand == 0 && wave.last_cost <= kAloneCost) {
+      for (int i = 0; i < n_last; ++i) last(i, 0);
       return;
     }
-    if (n_expand == 0) return Shares(wave.own_shares, own);
-    pool_->Run(n_expand + n_own, [&](int i, int worker) {
-      if (i >= n_expand) return own(i - n_expand, worker);
+    if (n_expand == 0) return Shares(wave.last_shares, last);
+    pool_->Run(n_expand + n_last, [&](int i, int worker) {
+      if (i >= n_expand) return last(i - n_expand, worker);
       workers_[worker].formed = {};  // their place is taken
       RunExpandTask(run, expand[i], Scratch(worker));
     });
@@ -160,9 +172,10 @@ class TpaAttentionImpl final : public TpaAttention {
   std::vector<WorkerState> workers_;
   uint64_t n_runs_ = 0;
   AttentionPlan tasks_;
+  const AttentionKernels* planned_for_ = nullptr;  // whose division of this step tasks_ is; null: none yet
   const StepPlan* plan_ = nullptr;
   Bytes slots_, queries_, scratch_;
-  std::unique_ptr<std::atomic<int32_t>[]> waiting_;  // own tasks that each row still waits for
+  std::unique_ptr<std::atomic<int32_t>[]> waiting_;  // last tasks that each row still waits for
   size_t scratch_stride_ = 0;
   int n_slots_ = 0;
   int max_rows_ = 0;

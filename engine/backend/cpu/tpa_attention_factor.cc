@@ -16,29 +16,23 @@ struct FactorScratch {
         padded_values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
         keys(c.Take<float>(static_cast<size_t>(s.rank_k) * 64 * s.dp)),
         values(c.Take<float>(static_cast<size_t>(s.rank_v) * 64 * s.dp)),
+        rotated(c.Take<float>(static_cast<size_t>(s.block_m) * s.dp)),
         query(c.Take<float>(static_cast<size_t>(s.block_m) * s.dp)),
         queries(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         products(c.Take<float>(static_cast<size_t>(s.rank_k) * s.block_m * 64)),
         logits(c.Take<float>(static_cast<size_t>(s.block_m) * 64)),
         weights(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
-        rounded(c.Take<float>(static_cast<size_t>(std::max(s.block_m * s.rank_v, 2 * s.max_task_rows)) * 64)),
-        paired_keys(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp)),
-        paired_values(c.Take<float>(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp)),
-        expanded(c.Take<float>(static_cast<size_t>(2) * 64 * s.dp)),
+        rounded(c.Take<float>(static_cast<size_t>(s.block_m) * s.rank_v * 64)),
         out(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         max(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
-        visible(c.Take<int>(std::max(s.block_m, s.max_task_rows))) {}
+        visible(c.Take<int>(s.block_m)) {}
 
   bf16* page;
-  float *padded, *padded_values, *keys, *values, *query, *queries, *products, *logits, *weights, *rounded,
-      *paired_keys, *paired_values, *expanded, *out, *max, *sum;
+  float *padded, *padded_values, *keys, *values, *rotated, *query, *queries, *products, *logits, *weights,
+      *rounded, *out, *max, *sum;
   int* visible;
 };
-
-// From this many rows on, keys and values are expanded head by head: a row then takes 2 h d multiply-adds a
-// token instead of R_Q R_K (d + h) + R_V h d, and expanding a page costs as much as about four rows save.
-constexpr int kHeadRows = 5;
 
 // What a factor task keeps from page to page.
 class FactorPass {
@@ -54,27 +48,16 @@ class FactorPass {
     // Scores by P = B_Q B_K^T and then A_Q P cost R_Q (d' + h) a rank and token against h d', where d' counts
     // the multiply-adds that the product's instructions do at once.
     const int width = run.kernels->compute == DType::kBF16 ? s_.d / 2 : s_.d;
-    by_heads_ = run.kernels->head_weights != nullptr && s_.rank_v > 1 && task.n_rows >= kHeadRows;
     // A matrix unit writes whole groups of rows, so that blocks must not touch.
     block_entries_ = run.kernels->cheap_products ? s_.block_m : s_.block_rows * s_.h;
-    factored_ = s_.rank_q > 0 && !by_heads_ && !run.kernels->cheap_products &&
-                s_.rank_q * (width + s_.h) < s_.h * width;
+    factored_ = s_.rank_q > 0 && !run.kernels->cheap_products && s_.rank_q * (width + s_.h) < s_.h * width;
   }
 
   void Begin() {
     FormAllQueries();
-    PlaceState();
-    if (task_.resume) {
-      if (!in_place_)
-        ForEachRow([&](float* slot, float* out, float* max, float* sum) {
-          Copy(slot, slot + s_.h * s_.dp, slot + s_.h * s_.dp + s_.h, out, max, sum);
-        });
-      return;
-    }
-    // By heads, the first page's product overwrites the output.
-    fresh_ = by_heads_;
-    ForEachRow([&](float* /*slot*/, float* out, float* max, float* sum) {
-      if (!fresh_) std::memset(out, 0, sizeof(float) * s_.h * s_.dp);
+    ForEachRow([&](float* slot, float* out, float* max, float* sum) {
+      if (task_.resume) return Copy(slot, slot + s_.h * s_.dp, slot + s_.h * s_.dp + s_.h, out, max, sum);
+      std::memset(out, 0, sizeof(float) * s_.h * s_.dp);
       std::fill_n(max, s_.h, -std::numeric_limits<float>::infinity());
       std::fill_n(sum, s_.h, 0.0f);
     });
@@ -90,7 +73,6 @@ class FactorPass {
       next_.at = run_.params->pages.base + next * bytes;
       next_.end = next_.at + bytes;
     }
-    if (by_heads_) return PageByHeads(page, view, valid);
     // Packed once for all blocks; a single block packs each rank just before its product, in the same buffer.
     if (n_blocks_ > 1) {
       for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid);
@@ -100,7 +82,6 @@ class FactorPass {
   }
 
   void End() {
-    if (in_place_) return;
     ForEachRow([&](float* slot, float* out, float* max, float* sum) {
       Copy(out, max, sum, slot, slot + s_.h * s_.dp, slot + s_.h * s_.dp + s_.h);
     });
@@ -134,7 +115,7 @@ class FactorPass {
 
   int FirstRow(int block) const { return task_.first_row + block * s_.block_rows; }
   int RowsIn(int block) const { return std::min(s_.block_rows, task_.n_rows - block * s_.block_rows); }
-  float* Slot(int row) const { return run_.slots + (run_.plan->slot(row) + task_.split) * s_.slot_floats; }
+  float* Slot(int row) const { return run_.slots + (run_.plan->slot(row) + task_.part) * s_.slot_floats; }
 
   void Copy(const float* out, const float* max, const float* sum, float* to_out, float* to_max,
             float* to_sum) const {
@@ -148,22 +129,8 @@ class FactorPass {
   void ForEachRow(const F& f) {
     for (int i = 0; i < task_.n_rows; ++i) {
       const size_t entry = static_cast<size_t>(i / s_.block_rows) * block_entries_ + i % s_.block_rows * s_.h;
-      const size_t out = by_heads_ ? i * out_stride_ : entry * s_.dp,
-                   stat = by_heads_ ? i * stat_stride_ : entry;
-      f(Slot(task_.first_row + i), out_ + out, max_ + stat, sum_ + stat);
+      f(Slot(task_.first_row + i), x_.out + entry * s_.dp, x_.max + entry, x_.sum + entry);
     }
-  }
-
-  // By heads, the state of the rows is computed where it will lie, in their slots, if these are equally far
-  // apart.
-  void PlaceState() {
-    const auto slot = [&](int i) { return run_.plan->slot(task_.first_row + i); };
-    const int step = task_.n_rows > 1 ? slot(1) - slot(0) : 0;
-    in_place_ = by_heads_;
-    for (int i = 1; i < task_.n_rows; ++i) in_place_ = in_place_ && slot(i) - slot(i - 1) == step;
-    if (!in_place_) return;
-    out_ = Slot(task_.first_row), max_ = out_ + s_.h * s_.dp, sum_ = max_ + s_.h;
-    out_stride_ = stat_stride_ = step * s_.slot_floats;
   }
 
   // A worker's tasks often have the same rows.
@@ -171,37 +138,22 @@ class FactorPass {
     const WorkerState::Rows now{run_.serial, task_.first_row, task_.n_rows};
     if (worker_->formed == now) return;
     worker_->formed = now;
-    // By heads, a row's queries lie behind those of the row before.
-    const int n_forms = by_heads_ ? task_.n_rows : n_blocks_;
-    for (int i = 0; i < n_forms; ++i) {
-      by_heads_ ? FormQueries(task_.first_row + i, 1, static_cast<size_t>(i) * s_.h * s_.dp)
-                : FormQueries(FirstRow(i), RowsIn(i), static_cast<size_t>(i) * s_.block_m * s_.dp);
-    }
+    for (int block = 0; block < n_blocks_; ++block)
+      FormQueries(FirstRow(block), RowsIn(block), static_cast<size_t>(block) * s_.block_m * s_.dp);
   }
 
   // The left side of some rows' score product, as operands: B_Q as it is, or Q = A_Q B_Q.
   void FormQueries(int first, int n_rows, size_t at) {
-    const AttentionKernels& k = *run_.kernels;
-    const int vectors = s_.n_query_vectors;
-    const float* in = run_.queries + static_cast<size_t>(first) * vectors * s_.dp;
-    size_t n = static_cast<size_t>(n_rows) * vectors * s_.dp;
-    if (s_.rank_q > 0 && !factored_) {
-      for (int i = 0; i < n_rows; ++i) {
-        k.gemm_f32(
-            {.a = run_.params->qkv + static_cast<size_t>(first + i) * run_.params->spec->qkv_elements(),
-             .lda = s_.rank_q,
-             .b = in + static_cast<size_t>(i) * vectors * s_.dp,
-             .ldb = s_.dp,
-             .c = x_.query + static_cast<size_t>(i) * s_.h * s_.dp,
-             .ldc = s_.dp,
-             .m = s_.h,
-             .n = s_.dp,
-             .k = s_.rank_q});
-      }
-      in = x_.query, n = static_cast<size_t>(n_rows) * s_.h * s_.dp;
+    const size_t vectors = static_cast<size_t>(s_.n_query_vectors) * s_.dp, mixed = s_.h * s_.dp;
+    const bool mixes = s_.rank_q > 0 && !factored_;
+    for (int i = 0; i < n_rows; ++i) {
+      RotateQueries(run_, first + i, x_.rotated + i * vectors);
+      if (mixes) MixQueries(run_, first + i, x_.rotated + i * vectors, x_.query + i * mixed);
     }
+    const float* in = mixes ? x_.query : x_.rotated;
+    const size_t n = n_rows * (mixes ? mixed : vectors);
     auto* out = Queries(at);
-    if (const void* rounded = k.round(in, n, out); rounded != out)
+    if (const void* rounded = run_.kernels->round(in, n, out); rounded != out)
       std::memcpy(out, rounded, n * sizeof(float));
   }
   uint8_t* Queries(size_t at) const {
@@ -269,65 +221,6 @@ class FactorPass {
     Values(weights, n, x_.out + entry * s_.dp, view, valid);
   }
 
-  // Scores, softmax and values of all rows, head by head.
-  void PageByHeads(int page, const PageView& view, int valid) {
-    const AttentionKernels& k = *run_.kernels;
-    for (int i = 0; i < task_.n_rows; ++i) x_.visible[i] = Visible(run_.positions[task_.first_row + i], page);
-    if (valid == 0) return;
-    k.pair_keys(PaddedRows(run_, view.bk, s_.rank_k, valid, x_.keys), s_.rank_k, s_.dp, x_.paired_keys);
-    k.pair_values(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values), s_.rank_v, s_.dp,
-                  x_.paired_values);
-    ExpandArgs keys{.a = view.ak, .rank = s_.rank_k, .n_heads = s_.h}, values = keys;
-    keys.dp = s_.dp, keys.valid = valid;
-    values.a = view.av, values.rank = s_.rank_v, values.dp = s_.dp, values.valid = valid;
-    // Two heads' keys, then their values in the same place: the first-level cache holds either, with the
-    // weights.
-    for (int head = 0; head < s_.h; head += 2) {
-      const int n_heads = std::min(2, s_.h - head);
-      keys.head = values.head = head;
-      k.head_keys(keys, n_heads, x_.paired_keys, x_.expanded);
-      for (int i = 0; i < n_heads; ++i) HeadWeights(head, i);
-      k.head_values(values, n_heads, x_.paired_values, x_.expanded);
-      for (int i = 0; i < n_heads; ++i) HeadValues(head, i);
-    }
-    fresh_ = false;
-  }
-
-  // Of head first + i, which is the i-th of those expanded.
-  void HeadWeights(int first, int i) {
-    const AttentionKernels& k = *run_.kernels;
-    const int head = first + i;
-    k.head_weights({.queries = Queries(static_cast<size_t>(head) * s_.dp),
-                    .query_stride = static_cast<size_t>(s_.h) * s_.dp,
-                    .keys = At(x_.expanded, static_cast<size_t>(i) * 64 * s_.dp, k.compute),
-                    .dp = s_.dp,
-                    .n = task_.n_rows,
-                    .visible = x_.visible,
-                    .max = max_ + head,
-                    .sum = sum_ + head,
-                    .stat_stride = stat_stride_,
-                    .out = out_ + static_cast<size_t>(head) * s_.dp,
-                    .out_stride = out_stride_,
-                    .weights = x_.rounded + i * WeightFloats(),
-                    .fetch = &next_});
-  }
-
-  void HeadValues(int first, int i) {
-    const AttentionKernels& k = *run_.kernels;
-    k.gemm({.a = x_.rounded + i * WeightFloats(),
-            .lda = 64,
-            .b = At(x_.expanded, static_cast<size_t>(i) * 64 * s_.dp, k.compute),
-            .ldb = s_.dp,
-            .c = out_ + static_cast<size_t>(first + i) * s_.dp,
-            .ldc = static_cast<int>(out_stride_),
-            .m = task_.n_rows,
-            .n = s_.dp,
-            .k = 64,
-            .accumulate = !fresh_});
-  }
-  // From one head's weights to the next one's.
-  size_t WeightFloats() const { return static_cast<size_t>(s_.max_task_rows) * 64; }
-
   // out += weights V, rank by rank in one sum.
   void Values(const void* weights, int n, float* out, const PageView& view, int valid) {
     const AttentionKernels& k = *run_.kernels;
@@ -358,12 +251,6 @@ class FactorPass {
   const void* keys_[kMaxFactorRank];
   const void* values_[kMaxFactorRank];
   bool factored_ = false;
-  bool by_heads_ = false;
-  bool fresh_ = false;     // nothing has been written to the output yet
-  bool in_place_ = false;  // the state lies in the slots
-  // The state: of row i by heads at i strides, else by blocks.
-  float *out_ = x_.out, *max_ = x_.max, *sum_ = x_.sum;
-  size_t out_stride_ = static_cast<size_t>(s_.h) * s_.dp, stat_stride_ = s_.h;
   int block_entries_ = 0;  // from one block's entries to the next in out, max and sum
 };
 

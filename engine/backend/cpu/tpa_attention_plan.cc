@@ -21,7 +21,6 @@ const int32_t* PageIds(const StepPlan& plan, int sequence) {
   return plan.page_ids.data() + plan.page_begin[sequence];
 }
 
-int64_t CostOf(const FactorTask& task) { return int64_t{task.page_end - task.page_begin} * task.n_rows; }
 // Tasks [begin, end) in as many runs of nearly equal cost as there are threads: the longest first, each to
 // the thread that has least so far. A thread takes its own in the order of pages. Returns where runs begin,
 // and the end, from `begin` on.
@@ -56,12 +55,17 @@ std::vector<int> Deal(std::vector<FactorTask>* tasks, int begin, int end, int n_
 
 }  // namespace
 
+// Measured: a page head by head takes what 1.7 rows alone take, and 0.6 of one for each row.
+int64_t CostOf(const FactorTask& task) {
+  return int64_t{task.n_pages()} * (task.by_heads ? 17 + 6 * task.n_rows : 10 * task.n_rows);
+}
+
 void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   limits_ = limits;
   used_slots_ = 0;
-  shared_tasks_.clear(), own_tasks_.clear(), expand_tasks_.clear();
+  shared_tasks_.clear(), last_tasks_.clear(), expand_tasks_.clear();
   waves_.assign(1, {});
-  slot_.assign(plan.n_rows(), 0), n_splits_.assign(plan.n_rows(), 0), n_own_tasks_.assign(plan.n_rows(), 0);
+  slot_.assign(plan.n_rows(), 0), n_parts_.assign(plan.n_rows(), 0), n_last_tasks_.assign(plan.n_rows(), 0);
 
   size_t next_group = 0;
   for (int s = 0; s < plan.n_sequences();) {
@@ -84,11 +88,11 @@ void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
     }
   }
   waves_.back().shared_end = static_cast<int32_t>(shared_tasks_.size());
-  waves_.back().own_end = static_cast<int32_t>(own_tasks_.size());
+  waves_.back().last_end = static_cast<int32_t>(last_tasks_.size());
   for (AttentionWave& wave : waves_) {
     wave.shared_shares = Deal(&shared_tasks_, wave.shared_begin, wave.shared_end, limits_.n_threads);
-    wave.own_shares = Deal(&own_tasks_, wave.own_begin, wave.own_end, limits_.n_threads);
-    for (int i = wave.own_begin; i < wave.own_end; ++i) wave.own_cost += CostOf(own_tasks_[i]);
+    wave.last_shares = Deal(&last_tasks_, wave.last_begin, wave.last_end, limits_.n_threads);
+    for (int i = wave.last_begin; i < wave.last_end; ++i) wave.last_cost += CostOf(last_tasks_[i]);
   }
   std::stable_sort(expand_tasks_.begin(), expand_tasks_.end(),
                    [](const ExpandTask& a, const ExpandTask& b) { return a.cost > b.cost; });
@@ -135,33 +139,51 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
   }
   if (used_slots_ + needed > limits_.n_slots) {
     const auto shared = static_cast<int32_t>(shared_tasks_.size()),
-               own = static_cast<int32_t>(own_tasks_.size());
-    waves_.back().shared_end = shared, waves_.back().own_end = own;
-    waves_.push_back({shared, shared, own, own, {}, {}});
+               last = static_cast<int32_t>(last_tasks_.size());
+    waves_.back().shared_end = shared, waves_.back().last_end = last;
+    waves_.push_back({shared, shared, last, last, {}, {}});
     used_slots_ = 0;
   }
-  for (int page = 0; page < unit.shared_pages; page = FirstPageOf(SplitOf(page) + 1)) {
-    const int split = SplitOf(page);
-    shared_tasks_.push_back({unit.row, unit.row_end - unit.row, page,
-                             std::min(FirstPageOf(split + 1), unit.shared_pages), split, -1,
-                             PageIds(plan, unit.first), false});
-  }
+  const int shared_parts = AddSharedTasks(plan, unit), first_split = SplitOf(unit.shared_pages);
+  const bool by_heads = limits_.head_rows > 0 && unit.row_end - unit.row >= limits_.head_rows;
   for (int s = unit.first; s < unit.end; ++s) {
     const int begin = std::max(unit.row, plan.row_begin[s]),
               end = std::min(unit.row_end, plan.row_begin[s + 1]);
     if (end <= begin) continue;
-    const int n_pages = PagesOf(plan, s), n_splits = SplitsOf(n_pages);
-    const int first_split = SplitOf(unit.shared_pages);
-    for (int split = first_split; split < n_splits; ++split) {
-      const int page = std::max(FirstPageOf(split), unit.shared_pages);
-      own_tasks_.push_back({begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
-                            PageIds(plan, s), page > FirstPageOf(split)});
+    const int n_pages = PagesOf(plan, s), n_own = SplitsOf(n_pages) - first_split;
+    for (int i = 0; i < n_own; ++i) {
+      const int split = first_split + i, page = std::max(FirstPageOf(split), unit.shared_pages);
+      last_tasks_.push_back({begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages),
+                             shared_parts + i, -1, PageIds(plan, s), !by_heads && page > FirstPageOf(split),
+                             limits_.head_rows > 0 && end - begin >= limits_.head_rows});
     }
     for (int row = begin; row < end; ++row) {
-      slot_[row] = used_slots_, n_splits_[row] = n_splits, n_own_tasks_[row] = n_splits - first_split;
-      used_slots_ += n_splits;
+      slot_[row] = used_slots_, n_parts_[row] = shared_parts + n_own;
+      n_last_tasks_[row] = n_own + (by_heads ? shared_parts : 0);
+      used_slots_ += n_parts_[row];
     }
   }
+}
+
+// Of the unit's shared pages; returns how many partials they leave for a row's own tasks to add to.
+int AttentionPlan::AddSharedTasks(const StepPlan& plan, const Unit& unit) {
+  const int n_pages = unit.shared_pages, n_rows = unit.row_end - unit.row, n_splits = SplitOf(n_pages);
+  if (n_pages == 0) return 0;
+  if (limits_.head_rows > 0 && n_rows >= limits_.head_rows) {
+    // As many for each thread, and never more partials than the splits would be.
+    const int each = limits_.max_head_pages * limits_.n_threads;
+    const int n = std::min((n_pages + each - 1) / each * limits_.n_threads, n_splits);
+    for (int i = 0; i < n; ++i)
+      last_tasks_.push_back({unit.row, n_rows, n_pages * i / n, n_pages * (i + 1) / n, i, -1,
+                             PageIds(plan, unit.first), false, true});
+    return n;
+  }
+  for (int page = 0; page < n_pages; page = FirstPageOf(SplitOf(page) + 1)) {
+    const int split = SplitOf(page);
+    shared_tasks_.push_back({unit.row, n_rows, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
+                             PageIds(plan, unit.first), false, false});
+  }
+  return n_splits;
 }
 
 void AttentionPlan::AddExpandTasks(const StepPlan& plan, int sequence) {

@@ -6,8 +6,9 @@
 // the number of threads nor the rest of the batch can change a result. Where sequences share leading pages,
 // one task computes that part for all their rows; the split in which the shared part ends is then resumed by
 // each sequence's own task, with the state that the shared task left, which gives the same sums as doing it
-// alone. A sequence with many rows is computed head by head from expanded keys and values, one task per head
-// and block of rows.
+// alone. Where kernels take several rows head by head, which rounds elsewhere anyway, the shared part is cut
+// into a few long pieces instead, equal for all threads, and nothing waits for it but the merging. A sequence
+// with many rows is computed head by head from expanded keys and values, one task per head and block of rows.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +31,13 @@ inline constexpr int kMaxBlockRows = 256;
 
 struct FactorTask {
   int32_t first_row, n_rows;
-  int32_t page_begin, page_end;  // of the sequence's pages, within one split
-  int32_t split;
-  int32_t next_page;     // id of the page that this worker probably needs next, or -1
-  const int32_t* pages;  // the sequence's page ids
-  bool resume;           // continue from the state in the slots
+  int32_t page_begin, page_end;  // of the sequence's pages
+  int32_t part;                  // which of its rows' partials it computes
+  int32_t next_page;             // id of the page that this worker probably needs next, or -1
+  const int32_t* pages;          // the sequence's page ids
+  bool resume;                   // continue from the state in the slots
+  bool by_heads;
+  int n_pages() const { return page_end - page_begin; }
 };
 
 struct ExpandTask {
@@ -47,10 +50,10 @@ struct ExpandTask {
 // Tasks of a wave share the slots; the next wave uses them again.
 struct AttentionWave {
   int32_t shared_begin = 0, shared_end = 0;  // of shared_tasks
-  int32_t own_begin = 0, own_end = 0;        // of own_tasks
-  // Where each thread's share of them begins, and the end: [n_threads + 1], equal in pages times rows.
-  std::vector<int> shared_shares, own_shares;
-  int64_t own_cost = 0;  // pages times rows
+  int32_t last_begin = 0, last_end = 0;      // of last_tasks
+  // Where each thread's share of them begins, and the end: [n_threads + 1], equal in cost.
+  std::vector<int> shared_shares, last_shares;
+  int64_t last_cost = 0;  // see CostOf
 };
 
 struct AttentionLimits {
@@ -58,21 +61,29 @@ struct AttentionLimits {
   int n_threads = 1;
   int n_slots = 0;        // at least the splits of one row
   int max_task_rows = 1;  // of a FactorTask
+  // From so many rows on, a task goes head by head, over so many pages at most. 0: none does.
+  int head_rows = 0;
+  int max_head_pages = 1;
 };
+
+// In tenths of a page of one row.
+int64_t CostOf(const FactorTask& task);
 
 class AttentionPlan {
  public:
   void Build(const StepPlan& plan, const AttentionLimits& limits);
 
+  // Of shared pages, where some of last_tasks resume what they leave; then those after which a row may be
+  // complete.
   const std::vector<FactorTask>& shared_tasks() const { return shared_tasks_; }
-  const std::vector<FactorTask>& own_tasks() const { return own_tasks_; }
+  const std::vector<FactorTask>& last_tasks() const { return last_tasks_; }
   const std::vector<ExpandTask>& expand_tasks() const { return expand_tasks_; }
   const std::vector<AttentionWave>& waves() const { return waves_; }
-  // Of a row computed from factors: its first slot, its number of splits, and how many own tasks it waits
-  // for.
+  // Of a row computed from factors: its first slot, its number of partials, and how many of last_tasks it
+  // waits for.
   int slot(int row) const { return slot_[row]; }
-  int n_splits(int row) const { return n_splits_[row]; }
-  int n_own_tasks(int row) const { return n_own_tasks_[row]; }
+  int n_parts(int row) const { return n_parts_[row]; }
+  int n_last_tasks(int row) const { return n_last_tasks_[row]; }
 
  private:
   // Sequences [first, end) with the same `shared_pages` leading pages; rows [row, row_end).
@@ -81,14 +92,15 @@ class AttentionPlan {
   };
   void AddFactorSequences(const StepPlan& plan, int first, int end, int shared_pages);
   void AddUnit(const StepPlan& plan, const Unit& unit);
+  int AddSharedTasks(const StepPlan& plan, const Unit& unit);
   void AddExpandTasks(const StepPlan& plan, int sequence);
 
   AttentionLimits limits_;
   int used_slots_ = 0;
-  std::vector<FactorTask> shared_tasks_, own_tasks_;
+  std::vector<FactorTask> shared_tasks_, last_tasks_;
   std::vector<ExpandTask> expand_tasks_;
   std::vector<AttentionWave> waves_;
-  std::vector<int32_t> slot_, n_splits_, n_own_tasks_;
+  std::vector<int32_t> slot_, n_parts_, n_last_tasks_;
 };
 
 }  // namespace t6::cpu

@@ -13,6 +13,12 @@
 #include "engine/backend/cpu/tpa_attention_page.h"
 
 namespace t6::cpu {
+namespace {
+
+constexpr int kHeadRows = 5;
+constexpr size_t kHeadPagesBytes = size_t{320} << 10;  // of prepared keys and values: a third of a cache
+
+}  // namespace
 
 AttentionShape::AttentionShape(const AttentionSpec& spec)
     : h(spec.n_heads),
@@ -26,26 +32,43 @@ AttentionShape::AttentionShape(const AttentionSpec& spec)
       block_m(RoundUp(block_rows * std::max(h, n_query_vectors), kRowGroup)),
       max_task_rows(std::clamp(65536 / (h * dp), 1, 32)),
       slot_floats(static_cast<size_t>(h) * dp + 2 * RoundUp(h, 16)) {
-  scratch_bytes = std::max(FactorScratchBytes(*this), ExpandScratchBytes(*this));
+  const size_t ranks = RoundUp(rank_k, 2) + RoundUp(rank_v, 2), page = ranks * 64 * dp * sizeof(bf16);
+  max_head_pages = static_cast<int>(std::clamp<size_t>(kHeadPagesBytes / page, kSplitPages, kMostHeadPages));
+  scratch_bytes = std::max({FactorScratchBytes(*this), HeadScratchBytes(*this), ExpandScratchBytes(*this)});
 }
 
-void RotateQueries(const AttentionRun& run, int begin, int end, float* queries) {
+int HeadRowsOf(const AttentionKernels& kernels, const AttentionShape& shape) {
+  return kernels.head_weights != nullptr && shape.rank_v > 1 ? kHeadRows : 0;
+}
+
+void RotateQueries(const AttentionRun& run, int row, float* queries) {
   const AttentionShape& s = *run.shape;
   const AttentionSpec& spec = *run.params->spec;
   const int half = spec.rotary_dim / 2, a_q = s.h * s.rank_q;
-  const auto scale = static_cast<float>(spec.logit_scale() * 1.4426950408889634);
-  for (int row = begin; row < end; ++row) {
-    const float* in = run.params->qkv + static_cast<size_t>(row) * spec.qkv_elements() + a_q;
-    run.kernels->rotate({.in = in,
-                         .n = s.n_query_vectors,
-                         .d = s.d,
-                         .dp = s.dp,
-                         .half = half,
-                         .cos = run.params->cos + static_cast<size_t>(run.positions[row]) * half,
-                         .sin = run.params->sin + static_cast<size_t>(run.positions[row]) * half,
-                         .scale = scale,
-                         .out = queries + static_cast<size_t>(row) * s.n_query_vectors * s.dp});
-  }
+  run.kernels->rotate({.in = run.params->qkv + static_cast<size_t>(row) * spec.qkv_elements() + a_q,
+                       .n = s.n_query_vectors,
+                       .d = s.d,
+                       .dp = s.dp,
+                       .half = half,
+                       .cos = run.params->cos + static_cast<size_t>(run.positions[row]) * half,
+                       .sin = run.params->sin + static_cast<size_t>(run.positions[row]) * half,
+                       .scale = static_cast<float>(spec.logit_scale() * 1.4426950408889634),
+                       .out = queries});
+}
+
+const float* MixQueries(const AttentionRun& run, int row, const float* queries, float* mixed) {
+  const AttentionShape& s = *run.shape;
+  if (s.rank_q == 0) return queries;
+  run.kernels->gemm_f32({.a = run.params->qkv + static_cast<size_t>(row) * run.params->spec->qkv_elements(),
+                         .lda = s.rank_q,
+                         .b = queries,
+                         .ldb = s.dp,
+                         .c = mixed,
+                         .ldc = s.dp,
+                         .m = s.h,
+                         .n = s.dp,
+                         .k = s.rank_q});
+  return mixed;
 }
 
 void FinishRow(const AttentionRun& run, int row) {
@@ -56,7 +79,7 @@ void FinishRow(const AttentionRun& run, int row) {
                        .max = slot + static_cast<size_t>(s.h) * s.dp,
                        .sum = slot + static_cast<size_t>(s.h) * s.dp + s.h,
                        .stat_stride = s.slot_floats,
-                       .n_parts = run.plan->n_splits(row),
+                       .n_parts = run.plan->n_parts(row),
                        .n = s.h,
                        .d = s.d,
                        .dp = s.dp,
