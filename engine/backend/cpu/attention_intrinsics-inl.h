@@ -18,10 +18,10 @@
 #pragma GCC target("avx2,fma,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")
 namespace t6::cpu::bf16_kernels {
 
-// Transposes 32-bit words: src [64 rows][src_words], n_words of each -> dst [n_words][64].
+// Transposes 32-bit words: src [n_rows][src_words], n_words of each -> dst [n_words][64].
 // Four 128-bit loads fill a register from four rows, so that only two rounds of in-lane shuffles are left.
-inline void TransposeWords(const uint32_t* src, size_t src_words, int n_words, uint32_t* dst) {
-  for (int t = 0; t < 64; t += 16) {
+inline void TransposeWords(const uint32_t* src, int n_rows, size_t src_words, int n_words, uint32_t* dst) {
+  for (int t = 0; t < n_rows; t += 16) {
     for (int w = 0; w < n_words; w += 4) {
       const uint32_t* p = src + t * src_words + w;
       __m512i x[4];
@@ -59,8 +59,9 @@ inline __m512i InterleaveIndex(int first) {
   return _mm512_load_si512(index);
 }
 
-inline const void* PackKeys(const void* rows, int dp, void* buffer) {
-  TransposeWords(static_cast<const uint32_t*>(rows), dp / 2, dp / 2, static_cast<uint32_t*>(buffer));
+inline const void* PackKeys(const void* rows, int dp, int n_tokens, void* buffer) {
+  TransposeWords(static_cast<const uint32_t*>(rows), n_tokens, dp / 2, dp / 2,
+                 static_cast<uint32_t*>(buffer));
   return buffer;
 }
 
@@ -96,7 +97,7 @@ inline const void* PackFloatKeys(const float* rows, int dp, void* buffer) {
       const float* row = rows + t * dp + c;
       _mm512_store_si512(words + t * 16, RoundTwo(_mm512_loadu_ps(row), _mm512_loadu_ps(row + 16)));
     }
-    TransposeWords(words, 16, 16, out + c / 2 * 64);
+    TransposeWords(words, 64, 16, 16, out + c / 2 * 64);
   }
   return buffer;
 }

@@ -29,7 +29,7 @@ inline __m512 LoadWide(const uint16_t* p) {
 template <int kRankQ, int kVectors>
 void ScoreRow(const ScoreArgs& s, int row, PageFetch* fetch) {
   const float* aq = s.aq + row * s.aq_stride;
-  for (int t = 0; t < 64; t += 16 * kVectors) {
+  for (int t = 0; t < s.n_tokens; t += 16 * kVectors) {
     for (int r = 0; r < s.rank_k; ++r) {
       const float* in = s.products + (static_cast<size_t>(r) * s.product_rows + row * kRankQ) * 64 + t;
       __m512 p[kRankQ][kVectors];
@@ -69,8 +69,11 @@ inline void Score(const ScoreArgs& s) {
   static constexpr Row kRows[] = {ScoreRow<1, 4>, ScoreRow<2, 4>,  ScoreRow<3, 4>,  ScoreRow<4, 4>,
                                   ScoreRow<5, 4>, ScoreRow<6, 4>,  ScoreRow<7, 2>,  ScoreRow<8, 2>,
                                   ScoreRow<9, 2>, ScoreRow<10, 2>, ScoreRow<11, 2>, ScoreRow<12, 2>};
+  static constexpr Row kHalf[] = {ScoreRow<1, 2>, ScoreRow<2, 2>, ScoreRow<3, 2>,
+                                  ScoreRow<4, 2>, ScoreRow<5, 2>, ScoreRow<6, 2>};
   PageFetch nothing, *fetch = s.fetch != nullptr ? s.fetch : &nothing;
-  for (int row = 0; row < s.n_rows; ++row) kRows[s.rank_q - 1](s, row, fetch);
+  const Row row_scores = s.n_tokens <= 32 && s.rank_q <= 6 ? kHalf[s.rank_q - 1] : kRows[s.rank_q - 1];
+  for (int row = 0; row < s.n_rows; ++row) row_scores(s, row, fetch);
 }
 
 // 2^x as in tpa_attention_kernels-inl.h.

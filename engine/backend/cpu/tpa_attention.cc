@@ -93,12 +93,13 @@ class TpaAttentionImpl final : public TpaAttention {
   }
 
   void Store(const StoreFactorsParams& params) override {
-    ForRows([&](int begin, int end) { StoreFactorRows(params, *plan_, begin, end); });
+    const AttentionKernels& kernels = KernelsFor(params.pages);
+    ForRows([&](int begin, int end) { StoreFactorRows(kernels, params, *plan_, begin, end); });
   }
 
   void Run(const TpaAttentionParams& params) override {
     const AttentionShape shape(*params.spec);
-    const AttentionKernels& kernels = params.pages.layout->dtype() == DType::kF32 ? f32_ : bf16_;
+    const AttentionKernels& kernels = KernelsFor(params.pages);
     if (std::exchange(planned_for_, &kernels) != &kernels) {
       tasks_.Build(*plan_, {.n_heads = shape.h,
                             .n_threads = pool_->n_threads(),
@@ -124,6 +125,9 @@ class TpaAttentionImpl final : public TpaAttention {
   }
 
  private:
+  const AttentionKernels& KernelsFor(const LayerPages& pages) const {
+    return pages.layout->dtype() == DType::kF32 ? f32_ : bf16_;
+  }
   uint8_t* Scratch(int worker) const { return scratch_.get() + worker * scratch_stride_; }
 
   void RunWave(const AttentionRun& run, int w) {

@@ -75,7 +75,7 @@ class FactorPass {
     }
     // Packed once for all blocks; a single block packs each rank just before its product, in the same buffer.
     if (n_blocks_ > 1) {
-      for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid);
+      for (int r = 0; r < s_.rank_k; ++r) keys_[r] = PackKeys(view, r, valid, kPageTokens);
       for (int u = 0; u < s_.rank_v; ++u) values_[u] = PackValues(view, u, valid);
     }
     for (int block = 0; block < n_blocks_; ++block) Block(block, page, view, valid);
@@ -98,11 +98,12 @@ class FactorPass {
     const int lines = static_cast<int>(run_.params->pages.layout->page_bytes() / 64) / pieces + 1;
     for (int i = 0; i < lines && next_.at < next_.end; ++i) next_.Lines<1>();
   }
-  const void* PackKeys(const PageView& view, int r, int valid) {
+  // What a key that nobody sees gives is never used, whatever it holds.
+  const void* PackKeys(const PageView& view, int r, int valid, int n_tokens) {
     FetchPiece();
-    const size_t offset = static_cast<size_t>(r) * 64 * s_.d * SizeOf(run_.kernels->page);
-    const void* rows = PaddedRows(run_, view.bk + offset, 1, valid, x_.padded);
-    return run_.kernels->pack_keys(rows, s_.dp, Piece(x_.keys, r));
+    const uint8_t* rows = view.bk + static_cast<size_t>(r) * 64 * s_.d * SizeOf(run_.kernels->page);
+    return run_.kernels->pack_keys(s_.d == s_.dp ? rows : PaddedRows(run_, rows, 1, valid, x_.padded), s_.dp,
+                                   n_tokens, Piece(x_.keys, r));
   }
   const void* ValueRows(const PageView& view, int u, int valid) {
     const size_t offset = static_cast<size_t>(u) * 64 * s_.d * SizeOf(run_.kernels->page);
@@ -166,16 +167,17 @@ class FactorPass {
     for (int i = 0; i < n_rows; ++i)
       std::fill_n(x_.visible + i * s_.h, s_.h, Visible(run_.positions[first + i], page));
     if (x_.visible[n - 1] == 0) return;
+    const int n_tokens = RoundUp(x_.visible[n - 1], 32);
     for (int r = 0; r < s_.rank_k; ++r) {
       FetchPiece();
       k.gemm({.a = Queries(static_cast<size_t>(block) * s_.block_m * s_.dp),
               .lda = s_.dp,
-              .b = n_blocks_ > 1 ? keys_[r] : PackKeys(view, r, valid),
+              .b = n_blocks_ > 1 ? keys_[r] : PackKeys(view, r, valid, n_tokens),
               .ldb = 64,
               .c = x_.products + static_cast<size_t>(r) * s_.block_m * 64,
               .ldc = 64,
               .m = factored_ ? n_rows * s_.rank_q : n,
-              .n = 64,
+              .n = n_tokens,
               .k = s_.dp,
               .fetch = &next_});
     }
@@ -190,6 +192,7 @@ class FactorPass {
              .aq = factored_ ? run_.params->qkv + first * qkv_elements : nullptr,
              .aq_stride = qkv_elements,
              .rank_q = s_.rank_q,
+             .n_tokens = n_tokens,
              .logits = x_.logits,
              .fetch = &next_});
     const size_t entry = static_cast<size_t>(block) * block_entries_;
@@ -197,7 +200,7 @@ class FactorPass {
     const SoftmaxArgs softmax{.logits = x_.logits,
                               .visible = x_.visible,
                               .n = n,
-                              .n_tokens = 64,
+                              .n_tokens = n_tokens,
                               .max = x_.max + entry,
                               .sum = x_.sum + entry,
                               .out = x_.out + entry * s_.dp,
@@ -227,6 +230,7 @@ class FactorPass {
     GemmArgs product{.lda = s_.rank_v * 64, .ldb = s_.dp, .c = out, .ldc = s_.dp};
     product.m = n, product.n = s_.dp, product.accumulate = true, product.fetch = &next_;
     if (n_blocks_ == 1 && k.gemm_rows != nullptr) {
+      if (valid < 64 && s_.d == s_.dp) return PartOfValues(weights, product, view, valid);
       // The page's rows of all ranks lie one behind the other.
       product.a = weights, product.b = PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded_values);
       product.k = s_.rank_v * 64;
@@ -238,6 +242,25 @@ class FactorPass {
       product.b = n_blocks_ > 1 ? values_[u] : PackValues(view, u, valid);
       product.k = 64;
       k.gemm(product);
+    }
+  }
+
+  // Of a page that is partly filled: its whole groups of 32 tokens where they lie, then a copy of the others
+  // with zeros behind.
+  void PartOfValues(const void* weights, GemmArgs product, const PageView& view, int valid) {
+    const AttentionKernels& k = *run_.kernels;
+    const size_t element = SizeOf(k.page), row_bytes = s_.d * element;
+    const int whole = valid / 32 * 32, rest = valid - whole;
+    for (int u = 0; u < s_.rank_v; ++u) {
+      const uint8_t* rows = view.bv + static_cast<size_t>(u) * 64 * row_bytes;
+      product.a = At(weights, u * 64, k.compute), product.b = rows, product.k = whole;
+      if (whole > 0) k.gemm_rows(product);
+      if (rest == 0) continue;
+      auto* copy = reinterpret_cast<uint8_t*>(x_.padded_values);
+      std::memcpy(copy, rows + whole * row_bytes, rest * row_bytes);
+      std::memset(copy + rest * row_bytes, 0, (32 - rest) * row_bytes);
+      product.a = At(weights, u * 64 + whole, k.compute), product.b = copy, product.k = 32;
+      k.gemm_rows(product);
     }
   }
 

@@ -86,6 +86,7 @@ struct ScoreArgs {
   const float* aq = nullptr;  // [n_rows][aq_stride], the first n_heads * rank_q of each; null: not factored
   size_t aq_stride = 0;
   int rank_q = 0;
+  int n_tokens = 64;        // 32 or 64: of the page's first ones; other columns may hold anything
   float* logits = nullptr;  // [n_rows * n_heads][64]
   PageFetch* fetch = nullptr;
 };
@@ -95,7 +96,7 @@ struct SoftmaxArgs {
   float* logits = nullptr;       // [n][64]
   const int* visible = nullptr;  // [n] tokens of this page that the row attends to; <= 0: none
   int n = 0;
-  int n_tokens = 0;      // columns to write, a multiple of 32
+  int n_tokens = 0;      // columns to write, a multiple of 32; others may hold anything
   float* max = nullptr;  // [n]
   float* sum = nullptr;  // [n]
   float* out = nullptr;  // [n][dp]
@@ -189,7 +190,8 @@ struct AttentionKernels {
   void (*rotate)(const RotateArgs& args) = nullptr;
   // Rows [64][dp] of a page -> operand keys [dp][64] and values [64][dp]; the result is `buffer` or the rows
   // themselves.
-  const void* (*pack_keys)(const void* rows, int dp, void* buffer) = nullptr;
+  // Of the keys' columns the first n_tokens, 32 or 64, are wanted.
+  const void* (*pack_keys)(const void* rows, int dp, int n_tokens, void* buffer) = nullptr;
   const void* (*pack_values)(const void* rows, int dp, void* buffer) = nullptr;
   // The same from expanded float rows.
   const void* (*pack_float_keys)(const float* rows, int dp, void* buffer) = nullptr;

@@ -166,7 +166,7 @@ const void* PackFloatValues(const float* rows, int /*dp*/, void* /*buffer*/) { r
 const void* KeepFloats(const float* in, size_t /*n*/, void* /*buffer*/) { return in; }
 
 template <typename T>
-const void* PackKeys(const void* rows, int dp, void* buffer) {
+const void* PackKeys(const void* rows, int dp, int /*n_tokens*/, void* buffer) {
   const Df d;
   const int lanes = static_cast<int>(hn::Lanes(d));
   if constexpr (sizeof(T) == sizeof(float)) return PackFloatKeys(static_cast<const float*>(rows), dp, buffer);

@@ -2,27 +2,23 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <utility>
 #include <vector>
 
+#include "engine/backend/cpu/row_ops.h"
+#include "engine/backend/cpu/tpa_attention_page.h"
 #include "engine/backend/fp8_scale.h"
 #include "engine/base/check.h"
 
 namespace t6::cpu {
 namespace {
 
-inline void Put(float x, float* out) { *out = x; }
-inline void Put(float x, bf16* out) { *out = ToBf16(x); }
-inline void Put(float x, fp8* out) { *out = ToFp8(x); }
-
-// out = f * rotated in.
-template <typename T>
-void PutRotated(const float* in, const float* cos, const float* sin, int half, int d, float f, T* out) {
-  for (int i = 0; i < half; ++i) {
-    Put((in[i] * cos[i] + in[half + i] * sin[i]) * f, out + i);
-    Put((in[half + i] * cos[i] - in[i] * sin[i]) * f, out + half + i);
-  }
-  for (int i = 2 * half; i < d; ++i) Put(in[i] * f, out + i);
+// n numbers, rounded to nearest even; bfloat16's and float32's times 1.
+void PutAll(const float* in, int n, float /*f*/, float* out) { std::memcpy(out, in, n * sizeof(float)); }
+void PutAll(const float* in, int n, float /*f*/, bf16* out) { PrepareRow(in, n, n, {}, out); }
+void PutAll(const float* in, int n, float f, fp8* out) {
+  for (int i = 0; i < n; ++i) out[i] = ToFp8(in[i] * f);
 }
 
 // The bits of the largest of n numbers, `stride` apart.
@@ -36,23 +32,40 @@ uint32_t Largest(const float* x, int n, int stride) {
 template <typename T>
 class RowStore {
  public:
-  RowStore(const StoreFactorsParams& p, int row, int position, int slot)
-      : p_(p),
+  // `scratch` holds a vector of dp numbers and one of `most` terms of A.
+  RowStore(const AttentionKernels& kernels, const StoreFactorsParams& p, float* scratch)
+      : kernels_(kernels),
+        p_(p),
         h_(p.spec->n_heads),
         d_(p.spec->head_dim),
+        dp_(RoundUp(d_, 32)),
         half_(p.spec->rotary_dim / 2),
-        token_(slot % kPageTokens),
-        page_(p.pages.base + static_cast<size_t>(slot / kPageTokens) * p.pages.layout->page_bytes()),
-        factors_(p.qkv + static_cast<size_t>(row) * p.spec->qkv_elements() + p.spec->q_elements()),
-        cos_(p.cos + static_cast<size_t>(position) * half_),
-        sin_(p.sin + static_cast<size_t>(position) * half_) {}
+        rotated_(scratch),
+        rounded_(reinterpret_cast<T*>(scratch + dp_)) {}
 
-  void Run() {
+  // Asks for the lines that a token's A goes to, one each for rank and head, before they are written.
+  void Expect(int slot) const {
+    const uint8_t* page = PageOf(slot);
+    for (const auto& [name, rank] :
+         {std::pair(PartName::kAK, p_.spec->k.rank), {PartName::kAV, p_.spec->v.rank}}) {
+      const uint8_t* at = page + p_.pages.layout->part(name).offset + slot % kPageTokens * sizeof(T);
+      for (int i = 0; i < rank * h_; ++i) __builtin_prefetch(at + i * kPageTokens * sizeof(T), 1);
+    }
+  }
+
+  void Run(int row, int position, int slot) {
+    page_ = PageOf(slot), token_ = slot % kPageTokens;
+    factors_ = p_.qkv + static_cast<size_t>(row) * p_.spec->qkv_elements() + p_.spec->q_elements();
+    cos_ = p_.cos + static_cast<size_t>(position) * half_,
+    sin_ = p_.sin + static_cast<size_t>(position) * half_;
     Factor(p_.spec->k.rank, half_, PartName::kBK, PartName::kAK, PartName::kSK);
     Factor(p_.spec->v.rank, 0, PartName::kBV, PartName::kAV, PartName::kSV);
   }
 
  private:
+  uint8_t* PageOf(int slot) const {
+    return p_.pages.base + static_cast<size_t>(slot / kPageTokens) * p_.pages.layout->page_bytes();
+  }
   template <typename Number>
   Number* Part(PartName name) const {
     return reinterpret_cast<Number*>(page_ + p_.pages.layout->part(name).offset);
@@ -62,48 +75,68 @@ class RowStore {
   void Factor(int rank, int half, PartName b_name, PartName a_name, PartName scales_name) {
     const float* a_in = std::exchange(factors_, factors_ + static_cast<size_t>(rank) * h_);
     const float* b_in = std::exchange(factors_, factors_ + static_cast<size_t>(rank) * d_);
-    for (int r = 0; r < rank; ++r) {
-      float a_factor = 1.0f, b_factor = 1.0f;
-      if constexpr (sizeof(T) == 1) {
-        rotated_.resize(d_);
-        PutRotated(b_in + static_cast<size_t>(r) * d_, cos_, sin_, half, d_, 1.0f, rotated_.data());
-        const uint32_t a = Largest(a_in + r, h_, rank), b = Largest(rotated_.data(), d_, 1);
-        a_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(a)));
-        b_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(b)));
-        Part<uint32_t>(scales_name)[r * kPageTokens + token_] = Fp8ScaleBits(a, b);
-      }
-      PutRotated(b_in + static_cast<size_t>(r) * d_, cos_, sin_, half, d_, b_factor,
-                 Part<T>(b_name) + (static_cast<size_t>(r) * kPageTokens + token_) * d_);
+    if constexpr (sizeof(T) > 1) PutAll(a_in, rank * h_, 1.0f, rounded_);
+    for (int r = 0; r < rank; ++r, b_in += d_) {
+      const float* b = half > 0 ? rotated_ : b_in;
+      if (half > 0)
+        kernels_.rotate({.in = b_in,
+                         .n = 1,
+                         .d = d_,
+                         .dp = dp_,
+                         .half = half,
+                         .cos = cos_,
+                         .sin = sin_,
+                         .out = rotated_});
+      float b_factor = 1.0f;
       T* a_out = Part<T>(a_name) + static_cast<size_t>(r) * h_ * kPageTokens + token_;
-      for (int j = 0; j < h_; ++j) Put(a_in[j * rank + r] * a_factor, a_out + j * kPageTokens);
+      if constexpr (sizeof(T) == 1) {
+        const uint32_t a_largest = Largest(a_in + r, h_, rank), b_largest = Largest(b, d_, 1);
+        const auto a_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(a_largest)));
+        b_factor = std::bit_cast<float>(PowerOfTwoBits(Fp8Exponent(b_largest)));
+        Part<uint32_t>(scales_name)[r * kPageTokens + token_] = Fp8ScaleBits(a_largest, b_largest);
+        for (int j = 0; j < h_; ++j) a_out[j * kPageTokens] = ToFp8(a_in[j * rank + r] * a_factor);
+      } else {
+        for (int j = 0; j < h_; ++j) a_out[j * kPageTokens] = rounded_[j * rank + r];
+      }
+      PutAll(b, d_, b_factor, Part<T>(b_name) + (static_cast<size_t>(r) * kPageTokens + token_) * d_);
     }
   }
 
+  const AttentionKernels& kernels_;
   const StoreFactorsParams& p_;
-  const int h_, d_, half_, token_;
-  uint8_t* page_;
-  const float* factors_;  // what comes next of the row's
-  const float *cos_, *sin_;
-  std::vector<float> rotated_;
+  const int h_, d_, dp_, half_;
+  float* rotated_;  // [dp]
+  T* rounded_;      // [h, rank]: A of bfloat16 and float32
+  uint8_t* page_ = nullptr;
+  int token_ = 0;
+  const float* factors_ = nullptr;  // what comes next of the row's
+  const float *cos_ = nullptr, *sin_ = nullptr;
 };
 
-}  // namespace
-
-void StoreFactorRows(const StoreFactorsParams& params, const StepPlan& plan, int begin, int end) {
-  const DType type = params.pages.layout->dtype();
+template <typename T>
+void StoreRows(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
+               int begin, int end) {
+  const AttentionSpec& spec = *params.spec;
+  std::vector<float> scratch(RoundUp(spec.head_dim, 32) + std::max(spec.k.rank, spec.v.rank) * spec.n_heads);
+  RowStore<T> store(kernels, params, scratch.data());
+  if (begin < end) store.Expect(plan.slots[begin]);
   for (int row = begin; row < end; ++row) {
+    if (row + 1 < end) store.Expect(plan.slots[row + 1]);
     const int slot = plan.slots[row];
     T6_DCHECK(slot >= 0 && slot / kPageTokens < params.pages.n_pages, "slot {} of {} pages", slot,
               params.pages.n_pages);
-    const int position = plan.positions[row];
-    if (type == DType::kF32) {
-      RowStore<float>(params, row, position, slot).Run();
-    } else if (type == DType::kBF16) {
-      RowStore<bf16>(params, row, position, slot).Run();
-    } else {
-      RowStore<fp8>(params, row, position, slot).Run();
-    }
+    store.Run(row, plan.positions[row], slot);
   }
+}
+
+}  // namespace
+
+void StoreFactorRows(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
+                     int begin, int end) {
+  const DType type = params.pages.layout->dtype();
+  if (type == DType::kF32) return StoreRows<float>(kernels, params, plan, begin, end);
+  if (type == DType::kBF16) return StoreRows<bf16>(kernels, params, plan, begin, end);
+  StoreRows<fp8>(kernels, params, plan, begin, end);
 }
 
 }  // namespace t6::cpu
