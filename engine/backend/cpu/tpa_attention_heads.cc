@@ -15,8 +15,8 @@ constexpr int kHeads = 2;  // at a time
 
 struct HeadScratch {
   HeadScratch(const AttentionShape& s, Carver& c)
-      : paired_key_floats(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp),
-        paired_value_floats(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp),
+      : paired_keys_size(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp),
+        paired_values_size(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp),
         weight_floats(static_cast<size_t>(s.max_task_rows) * 64),
         out_floats(static_cast<size_t>(s.max_task_rows) * s.dp),
         pages(c.Take<bf16>(PageNumbers(s) * s.max_head_pages)),
@@ -24,8 +24,8 @@ struct HeadScratch {
         rotated(c.Take<float>(static_cast<size_t>(s.n_query_vectors) * s.dp)),
         query(c.Take<float>(static_cast<size_t>(s.h) * s.dp)),
         queries(c.Take<float>(static_cast<size_t>(s.max_task_rows) * s.h * s.dp)),
-        paired_keys(c.Take<float>(paired_key_floats * s.max_head_pages)),
-        paired_values(c.Take<float>(paired_value_floats * s.max_head_pages)),
+        paired_keys(c.Take<float>(paired_keys_size * s.max_head_pages)),
+        paired_values(c.Take<float>(paired_values_size * s.max_head_pages)),
         expanded(c.Take<float>(static_cast<size_t>(kHeads) * 64 * s.dp)),
         weights(c.Take<float>(kHeads * weight_floats)),
         out(c.Take<float>(kHeads * out_floats)),
@@ -33,8 +33,8 @@ struct HeadScratch {
         sum(c.Take<float>(static_cast<size_t>(kHeads) * s.max_task_rows)),
         visible(c.Take<int>(static_cast<size_t>(s.max_head_pages) * s.max_task_rows)) {}
 
-  // From one page's, or one head's, to the next one's.
-  size_t paired_key_floats, paired_value_floats, weight_floats, out_floats;
+  size_t paired_keys_size, paired_values_size;  // operands of a page
+  size_t weight_floats, out_floats;             // of a head
   bf16* pages;
   float *padded, *rotated, *query, *queries, *paired_keys, *paired_values, *expanded, *weights, *out, *max,
       *sum;
@@ -95,6 +95,9 @@ class HeadPass {
     return reinterpret_cast<uint8_t*>(buffer) + at * SizeOf(k_.compute);
   }
 
+  void* PairedKeys(int i) const { return Operands(x_.paired_keys, i * x_.paired_keys_size); }
+  void* PairedValues(int i) const { return Operands(x_.paired_values, i * x_.paired_values_size); }
+
   int* VisibleOf(int i) const { return x_.visible + static_cast<size_t>(i) * task_.n_rows; }
 
   void ReadPage(int i) {
@@ -104,10 +107,8 @@ class HeadPass {
     // The task's last row sees the most; what lies beyond is not read.
     const int valid = VisibleOf(i)[task_.n_rows - 1];
     const PageView view = ViewPage(run_, task_.pages[page], 0, s_.h, x_.pages + i * PageNumbers(s_));
-    k_.pair_keys(PaddedRows(run_, view.bk, s_.rank_k, valid, x_.padded), s_.rank_k, s_.dp,
-                 x_.paired_keys + i * x_.paired_key_floats);
-    k_.pair_values(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded), s_.rank_v, s_.dp,
-                   x_.paired_values + i * x_.paired_value_floats);
+    k_.pair_keys(PaddedRows(run_, view.bk, s_.rank_k, valid, x_.padded), s_.rank_k, s_.dp, PairedKeys(i));
+    k_.pair_values(PaddedRows(run_, view.bv, s_.rank_v, valid, x_.padded), s_.rank_v, s_.dp, PairedValues(i));
     keys_[i] = {.a = view.ak, .rank = s_.rank_k, .n_heads = s_.h, .dp = s_.dp, .valid = valid};
     values_[i] = {.a = view.av, .rank = s_.rank_v, .n_heads = s_.h, .dp = s_.dp, .valid = valid};
   }
@@ -116,9 +117,9 @@ class HeadPass {
   // weights.
   void Page(int head, int i) {
     keys_[i].head = values_[i].head = head;
-    k_.head_keys(keys_[i], n_heads_, x_.paired_keys + i * x_.paired_key_floats, x_.expanded);
+    k_.head_keys(keys_[i], n_heads_, PairedKeys(i), x_.expanded);
     for (int j = 0; j < n_heads_; ++j) Weights(head + j, j, i);
-    k_.head_values(values_[i], n_heads_, x_.paired_values + i * x_.paired_value_floats, x_.expanded);
+    k_.head_values(values_[i], n_heads_, PairedValues(i), x_.expanded);
     for (int j = 0; j < n_heads_; ++j) Values(j, i);
   }
 
