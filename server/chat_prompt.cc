@@ -4,6 +4,18 @@
 #include "server/request_checks.h"
 
 namespace t6::server {
+namespace {
+
+// What is wrong with a message is told as `messages[2].role: "x" is not ...`: the field's path first.
+std::string FieldOf(std::string_view error) {
+  const std::string_view path =
+      error.substr(0, error.find_first_not_of("abcdefghijklmnopqrstuvwxyz_.[]0123456789"));
+  const bool told = error.substr(path.size()).starts_with(": ") &&
+                    (path.starts_with("messages[") || path == "continue_final_message");
+  return told ? std::string(path) : "messages";
+}
+
+}  // namespace
 
 StatusOr<std::vector<int32_t>> RenderMessages(
     const google::protobuf::RepeatedPtrField<v1::ChatMessage>& messages,
@@ -32,8 +44,9 @@ StatusOr<std::vector<int32_t>> RenderMessages(
   options.add_generation_prompt = add_generation_prompt.value_or(!continue_final_message);
   auto rendered = model.chat_template->Render(plain, options, *model.tokenizer);
   if (!rendered.ok()) {
-    return GetErrorParam(rendered.status()).empty() ? SetErrorParam(rendered.status(), "messages")
-                                                    : rendered.status();
+    return GetErrorParam(rendered.status()).empty()
+               ? SetErrorParam(rendered.status(), FieldOf(MessageOf(rendered.status())))
+               : rendered.status();
   }
   return std::move(rendered->tokens);
 }

@@ -66,8 +66,9 @@ class InfoHandlerImpl final : public InfoHandler {
     const int n_tokens = model->tokenizer->n_tokens();
     for (int i = 0; i < request.tokens_size(); ++i) {
       if (request.tokens(i) < 0 || request.tokens(i) >= n_tokens) {
-        return BadField("tokens", "tokens[{}] is {}; the tokenizer's ids go from 0 to {}", i,
-                        request.tokens(i), n_tokens - 1);
+        const std::string path = fmt::format("tokens[{}]", i);
+        return BadField(path, "{} is {}; the tokenizer's ids go from 0 to {}", path, request.tokens(i),
+                        n_tokens - 1);
       }
     }
     v1::DetokenizeResponse response;

@@ -54,7 +54,8 @@ Status CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, const 
   const int vocab_size = model.engine->info().vocab_size;
   for (int i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= vocab_size) {
-      return BadField(param, "{}[{}] is {}; token ids go from 0 to {}", param, i, ids[i], vocab_size - 1);
+      const std::string path = fmt::format("{}[{}]", param, i);
+      return BadField(path, "{} is {}; token ids go from 0 to {}", path, ids[i], vocab_size - 1);
     }
   }
   return absl::OkStatus();

@@ -308,15 +308,15 @@ TEST_F(HandlersTest, BadValuesAreNamedAndQuoted) {
        "stop", "17"},
       {sampling([](S& s) { s.add_stop(""); }), "stop", "\"\""},
       {sampling([](S& s) { s.add_stop(std::string(600, 'x')); }), "stop", "600"},
-      {sampling([](S& s) { s.add_stop_token_ids(8192); }), "stop_token_ids", "8192"},
-      {sampling([](S& s) { s.add_stop_token_ids(-1); }), "stop_token_ids", "-1"},
+      {sampling([](S& s) { s.add_stop_token_ids(8192); }), "stop_token_ids[0]", "8192"},
+      {sampling([](S& s) { s.add_stop_token_ids(-1); }), "stop_token_ids[0]", "-1"},
       {[](v1::CompletionRequest& r) { r.set_logprobs(21); }, "logprobs", "21"},
       {[](v1::CompletionRequest& r) { r.set_logprobs(-1); }, "logprobs", "-1"},
       {[](v1::CompletionRequest& r) { r.set_model("gpt"); }, "model", "gpt"},
       {[](v1::CompletionRequest& r) { r.clear_prompts(); }, "prompt", "missing"},
       {[](v1::CompletionRequest& r) { r.mutable_prompts(0)->Clear(); }, "prompt", "missing"},
       {[](v1::CompletionRequest& r) { r.mutable_prompts(0)->set_text(""); }, "prompt", "empty"},
-      {[](v1::CompletionRequest& r) { r.mutable_prompts(0)->mutable_tokens()->add_ids(9000); }, "prompt",
+      {[](v1::CompletionRequest& r) { r.mutable_prompts(0)->mutable_tokens()->add_ids(9000); }, "prompt[0]",
        "9000"},
       {[](v1::CompletionRequest& r) { r.mutable_prompts(0)->mutable_tokens(); }, "prompt", "empty"},
       {[](v1::CompletionRequest& r) {
@@ -343,7 +343,7 @@ TEST_F(HandlersTest, BadChatsAreNamedAndQuoted) {
   const Status role = Chat(request).status();
   EXPECT_EQ(role.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(std::string(role.message()), HasSubstr("wizard"));
-  EXPECT_THAT(GetErrorParam(role), HasSubstr("messages"));
+  EXPECT_EQ(GetErrorParam(role), "messages[0].role");
   request = ChatRequest("x");
   request.set_top_logprobs(3);
   EXPECT_EQ(GetErrorParam(Chat(request).status()), "top_logprobs");
@@ -427,7 +427,7 @@ TEST_F(HandlersTest, TokenizeAndDetokenizeAreInverse) {
   back.add_tokens(123456);
   const Status status = world_.info->Detokenize(back).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("123456"));
-  EXPECT_EQ(GetErrorParam(status), "tokens");
+  EXPECT_EQ(GetErrorParam(status), fmt::format("tokens[{}]", back.tokens_size() - 1));
 }
 
 }  // namespace
