@@ -10,6 +10,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_split.h"
+#include "engine/base/read_file.h"
 #include "server/config_values.h"
 
 namespace t6::server {
@@ -67,7 +68,7 @@ StatusOr<ApiKeys::Key> ApiKeys::ParseLine(std::string_view line) {
 }
 
 StatusOr<ApiKeys::Table> ApiKeys::Read(const std::string& path) {
-  T6_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path));
+  T6_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, kMaxConfigBytes));
   Table keys;
   int number = 0;
   for (absl::string_view raw : absl::StrSplit(text, '\n')) {
@@ -75,14 +76,15 @@ StatusOr<ApiKeys::Table> ApiKeys::Read(const std::string& path) {
     const absl::string_view line = absl::StripAsciiWhitespace(raw);
     if (line.empty() || line[0] == '#') continue;
     auto key = ParseLine({line.data(), line.size()});
-    if (!key.ok()) return Annotate(key.status(), fmt::format("line {}", number));
+    if (!key.ok()) return Annotate(key.status(), fmt::format("{}: line {}", path, number));
     for (const Key& other : keys) {
       if (other.digest == key->digest)
-        return InvalidArgument("line {}: the same key stands there twice", number);
+        return InvalidArgument("{}: line {}: the same key stands there twice", path, number);
     }
     keys.push_back(*std::move(key));
   }
-  if (keys.empty()) return InvalidArgument("has no key, so nobody could call; `t6 key TENANT` makes one");
+  if (keys.empty())
+    return InvalidArgument("{} has no key, so nobody could call; `t6 key TENANT` makes one", path);
   return keys;
 }
 
@@ -93,13 +95,13 @@ ApiKeys::ApiKeys(std::string path, OnRefused on_refused, Table keys)
 
 StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::Load(const std::string& path, OnRefused on_refused) {
   auto keys = Read(path);
-  if (!keys.ok()) return Annotate(keys.status(), fmt::format("--api-key-file {}", path));
+  if (!keys.ok()) return Annotate(keys.status(), "--api-key-file");
   return std::unique_ptr<ApiKeys>(new ApiKeys(path, std::move(on_refused), *std::move(keys)));
 }
 
 Status ApiKeys::Reload() {
   auto read = Read(path_);
-  if (!read.ok()) return Annotate(read.status(), fmt::format("--api-key-file {}", path_));
+  if (!read.ok()) return Annotate(read.status(), "--api-key-file");
   auto keys = std::make_shared<const Table>(*std::move(read));
   absl::MutexLock lock(&mutex_);
   keys_ = std::move(keys);

@@ -22,7 +22,7 @@ class ApiKeys {
   // Told of each refusal, by transport ("grpc", "http").
   using OnRefused = std::function<void(std::string_view transport)>;
 
-  // INVALID_ARGUMENT names the file and the line at fault.
+  // NOT_FOUND, or INVALID_ARGUMENT that names the file and the line at fault.
   static StatusOr<std::unique_ptr<ApiKeys>> Load(const std::string& path, OnRefused on_refused = {});
 
   // The tenant of the key in `authorization`, the value of that header ("Bearer KEY"), or UNAUTHENTICATED.

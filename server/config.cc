@@ -6,6 +6,7 @@
 #include <set>
 
 #include "absl/strings/ascii.h"
+#include "engine/base/read_file.h"
 #include "server/config_values.h"
 #include "server/error_map.h"
 #include "server/request_id.h"
@@ -251,7 +252,7 @@ StatusOr<std::vector<std::string>> TextsOf(const json& value, const Option& opti
   } else if (option.kind == Option::kRepeated && value.is_object()) {
     for (const auto& [key, element] : value.items()) {
       T6_ASSIGN_OR_RETURN(const std::string text, TextOf(element));
-      texts.push_back(key + "=" + text);
+      texts.push_back(fmt::format("{}={}", key, text));
     }
   } else {
     T6_ASSIGN_OR_RETURN(std::string text, TextOf(value));
@@ -269,7 +270,13 @@ StatusOr<GivenMap> ReadJson(const std::string& path, const std::string& text) {
     }
     return depth <= 4;  // deeper is no value of ours: do not even build it
   };
-  const json root = json::parse(text, note_keys, /*allow_exceptions=*/false);
+  json root;
+  try {
+    root = json::parse(text, note_keys);
+  } catch (const json::exception& error) {
+    const std::string_view what = error.what();  // "[json.exception...] parse error at line 1, column 5: ..."
+    return InvalidArgument("is not JSON: {}", what.substr(what.find("] ") + 2, 256));
+  }
   if (!root.is_object()) return InvalidArgument("is not a JSON object");
   if (!twice.empty()) return InvalidArgument("\"{}\" stands there twice", Clipped(twice));
   GivenMap given;
@@ -329,8 +336,8 @@ StatusOr<ServerConfig> ParseConfig(absl::Span<const std::string> args) {
   }
   if (auto file = given.find("config"); file != given.end()) {
     const std::string& path = file->second.values.front();
-    auto text = ReadSmallFile(path);
-    if (!text.ok()) return Annotate(text.status(), fmt::format("--config {}", path));
+    auto text = ReadTextFile(path, kMaxConfigBytes);
+    if (!text.ok()) return Annotate(text.status(), "--config");
     auto from_file = ReadJson(path, *text);
     if (!from_file.ok()) return Annotate(from_file.status(), path);
     given.merge(*from_file);  // what the flags gave stays

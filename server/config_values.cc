@@ -5,19 +5,12 @@
 #include <boost/asio/ip/address.hpp>
 #include <charconv>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
 #include <limits>
-#include <sstream>
 
 #include "server/error_map.h"
 
 namespace t6::server {
 namespace {
-
-namespace fs = std::filesystem;
-
-constexpr size_t kMaxFileBytes = 1 << 20;
 
 // The whole of `text`, or false.
 template <typename T>
@@ -110,18 +103,6 @@ StatusOr<std::string> ParseChoice(std::string_view text, std::initializer_list<s
     if (text == choice) return std::string(text);
   }
   return InvalidArgument("\"{}\" is none of {}", Clipped(text), fmt::join(choices, ", "));
-}
-
-StatusOr<std::string> ReadSmallFile(const std::string& path) {
-  std::error_code error;
-  if (!fs::is_regular_file(path, error)) return InvalidArgument("there is no such file");
-  if (fs::file_size(path, error) > kMaxFileBytes || error)
-    return InvalidArgument("is larger than {} bytes", kMaxFileBytes);
-  std::ifstream in(path, std::ios::binary);
-  std::ostringstream text;
-  text << in.rdbuf();
-  if (!in) return InvalidArgument("cannot be read");
-  return text.str();
 }
 
 }  // namespace t6::server

@@ -13,6 +13,8 @@
 
 namespace t6::server {
 
+constexpr size_t kMaxConfigBytes = 1 << 20;  // of --config's file and of the API keys'
+
 StatusOr<int64_t> ParseInteger(std::string_view text, int64_t least, int64_t most);
 StatusOr<double> ParseDecimal(std::string_view text, double least, double most);
 // "4GiB", "1.5MB", "4096": bytes.
@@ -21,8 +23,6 @@ StatusOr<size_t> ParseSize(std::string_view text);
 StatusOr<absl::Duration> ParseDuration(std::string_view text);
 // "127.0.0.1:8000", "[::1]:0", "localhost:8000" (which becomes 127.0.0.1).
 StatusOr<ListenAddress> ParseAddress(std::string_view text);
-// The text of a file of at most 1 MiB.
-StatusOr<std::string> ReadSmallFile(const std::string& path);
 StatusOr<std::string> ParseChoice(std::string_view text, std::initializer_list<std::string_view> choices);
 
 }  // namespace t6::server

@@ -165,7 +165,9 @@ Status Daemon::Impl::LoadText() {
   } else if (named || !absl::IsNotFound(loaded.status())) {
     return Annotate(loaded.status(), "tokenizer");
   } else {
-    spdlog::warn("{}: only prompts of token ids are served", MessageOf(loaded.status()));
+    std::error_code error;  // of a folder that is not there the engine tells
+    if (std::filesystem::is_directory(directory, error))
+      spdlog::warn("{}: only prompts of token ids are served", MessageOf(loaded.status()));
     return config.chat_template_file.empty()
                ? absl::OkStatus()
                : InvalidArgument("--chat-template {} needs a tokenizer: --tokenizer names one",

@@ -5,9 +5,11 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -121,9 +123,12 @@ int Main(const std::vector<std::string>& args) {
 
 int main(int argc, char** argv) {
   try {
-    return t6::server::Main(std::vector<std::string>(argv + 1, argv + argc));
+    const int code = t6::server::Main(std::vector<std::string>(argv + 1, argv + argc));
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    fmt::print(stderr, "t6d: cannot write to standard output: {}\n", std::strerror(errno));
+    return 1;
   } catch (const std::exception& error) {
-    // What a library throws in spite of all: out of memory, no more threads.
+    // What a library throws in spite of all: out of memory, no more threads, a full disk.
     fmt::print(stderr, "t6d: {}\n", error.what());
     return 1;
   }

@@ -31,7 +31,15 @@ bool ReadDocument(const std::string& path, std::string& text, std::string& error
                         file ? "it is a folder" : std::strerror(errno));
     return false;
   }
-  text.assign(std::istreambuf_iterator<char>(path == "-" ? std::cin : file), {});
+  constexpr std::streamsize kMost = std::streamsize{16} << 20;  // no server takes a longer message
+  text.resize(kMost + 1);
+  std::istream& in = path == "-" ? std::cin : file;
+  in.read(text.data(), kMost + 1);
+  text.resize(static_cast<size_t>(in.gcount()));
+  if (in.gcount() > kMost) {
+    error = fmt::format("the document '{}' is larger than {} bytes", path, kMost);
+    return false;
+  }
   if (!IsUtf8(text)) {
     error = fmt::format("the document '{}' is not a UTF-8 text", path);
     return false;

@@ -21,7 +21,7 @@ const std::vector<Flag<Options>>& Flags() {
       {"--server", "ask chat models health", true,
        [](Options& o, const std::string& v) {
          o.server = v;
-         return v.find(':') == std::string::npos ? fmt::format("'{}' is not HOST:PORT", v) : std::string();
+         return CheckTarget(v);
        }},
       {"--api-key", "ask chat models health", true,
        [](Options& o, const std::string& v) { return ParseKey(v, o.api_key); }},
@@ -29,7 +29,7 @@ const std::vector<Flag<Options>>& Flags() {
       {"--document", "ask chat", true, [](Options& o, const std::string& v) { return o.document = v, ""; }},
       {"--system", "ask chat", true, [](Options& o, const std::string& v) { return o.system = v, ""; }},
       {"--temperature", "ask chat", true,
-       [](Options& o, const std::string& v) { return ParseNumber(v, 0.0f, 100.0f, o.temperature); }},
+       [](Options& o, const std::string& v) { return ParseNumber(v, 0.0f, 2.0f, o.temperature); }},
       {"--max-tokens", "ask chat", true,
        [](Options& o, const std::string& v) { return ParseNumber(v, 1, INT32_MAX, o.max_tokens); }},
       {"--seed", "ask chat", true,

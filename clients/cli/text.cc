@@ -47,6 +47,12 @@ std::string ValueOrFile(const std::string& text, std::string& out) {
   return "";
 }
 
+std::string CheckTarget(const std::string& target) {
+  const bool url = target.starts_with("http://") || target.starts_with("https://");
+  if (!url && target.find(':') != std::string::npos) return "";
+  return fmt::format("'{}' is not HOST:PORT, such as 127.0.0.1:50051", target);
+}
+
 std::string ParseKey(const std::string& text, std::string& out) {
   std::string error = ValueOrFile(text, out);
   if (!error.empty()) return error;

@@ -104,6 +104,10 @@ StatusOr<std::unique_ptr<TensorSource>> OpenCheckpoint(const fs::path& directory
       return table;
     }
   }
+  std::error_code error;
+  if (!fs::is_directory(directory, error)) {
+    return NotFound("{}: {}", directory.string(), Exists(directory) ? "not a folder" : "no such folder");
+  }
   return NotFound(
       "{}: no model.safetensors, model.safetensors.index.json, pytorch_model.bin or "
       "pytorch_model.bin.index.json is there",

@@ -60,7 +60,9 @@ Status NameDisagreement(const ModelConfig& config, const T6Sizes& shapes) {
   for (const SizeKey& k : kSizeKeys) {
     const std::optional<int>& said = config.*k.config;
     if (!said || *said == shapes.*k.size) continue;
-    keys.push_back(fmt::format("\"{}\" is {}, but the tensors' shapes say {}", k.key, *said, shapes.*k.size));
+    std::string line =
+        fmt::format("\"{}\" is {}, but the tensors' shapes say {}", k.key, *said, shapes.*k.size);
+    if (keys.empty() || keys.back() != line) keys.push_back(std::move(line));  // one key gives R_K and R_V
   }
   if (config.using_groupnorm.value_or(shapes.head_norm) != shapes.head_norm) {
     keys.push_back(fmt::format("\"using_groupnorm\" is {}, but the tensors say {} (attn.subln.weight)",

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from conftest import ANSWERS, BIN, DOCUMENT, FINISHED, PATIENCE
+from conftest import ANSWERS, BIN, DOCUMENT, FINISHED, MODEL, PATIENCE
 
 
 @pytest.fixture
@@ -83,12 +83,22 @@ def test_no_server(t6):
     (["ask", "--temperature", "hot", "Who?"], "hot"), (["ask", "--seed", "-1", "Who?"], "-1"),
     (["ask", "--max-tokens", "0", "Who?"], "'0'"), (["chat", "hello"], "hello"), (["models", "--seed", "1"], "--seed"),
     (["ask", "--document", "/no/such/file", "Who?"], "/no/such/file"), (["ask", "--document", "/", "Who?"], "folder"),
-    (["ask", "--document", str(BIN / "t6"), "Who?"], "UTF-8"), (["ask", "Who?", "--seed"], "--seed"),
+    (["ask", "--document", str(BIN / "t6"), "Who?"], "UTF-8"), (["ask", "--document", "/dev/zero", "Who?"], "larger"),
+    (["ask", "--server", "http://127.0.0.1:8000", "Who?"], "HOST:PORT"), (["ask", "Who?", "--seed"], "--seed"),
     (["ask", "--api-key", "two words", "Who?"], "visible"), (["chat", "--api-key", "@/no/such/file"], "/no/such/file"),
 ], ids=str)
 def test_wrong_usage(arguments, quoted):
     got = subprocess.run([BIN / "t6", *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert got.returncode == 2 and quoted in got.stderr and got.stdout == ""
+
+
+@pytest.mark.parametrize("command", [
+    ["t6", "key", "acme"], ["t6", "--help"], ["t6d", "--model", MODEL, "--plan"], ["t6-checkpoint", "info", "--tensors", MODEL],
+], ids=lambda command: " ".join(command[:2]))
+def test_a_full_disk_is_an_error(command):
+    with open("/dev/full", "w") as full:
+        got = subprocess.run([BIN / command[0], *command[1:]], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert got.returncode == 1 and "No space left" in got.stderr
 
 
 def test_help():

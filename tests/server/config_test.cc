@@ -180,7 +180,7 @@ TEST(Config, ErrorsNameTheFlagAndQuoteTheValue) {
       {{"--model", "a", "--served-model-name", "two words"}, "\"two words\" contains a space"},
       {{"--model", "/"}, "gives no name to serve"},
       {{"--model", "a", "--log-format", "xml"}, "\"xml\" is none of text, json"},
-      {{"--model", "a", "--config", "/nowhere.json"}, "--config /nowhere.json: there is no such file"},
+      {{"--model", "a", "--config", "/nowhere.json"}, "--config: /nowhere.json: no such file"},
   };
   for (const auto& [args, message] : cases) EXPECT_THAT(ErrorOf(args), HasSubstr(message));
 }
@@ -200,9 +200,9 @@ TEST(Config, TheFileHasTheFlagsNamesAndFlagsWin) {
 
 TEST(Config, ErrorsOfTheFileNameItAndTheKey) {
   const std::pair<std::string, std::string> cases[] = {
-      {"", "is not a JSON object"},
+      {"", "is not JSON"},
       {"[1]", "is not a JSON object"},
-      {"{\"model\": \"a\"", "is not a JSON object"},
+      {"{\"model\": \"a\"", "is not JSON: parse error at line 1, column 14"},
       {R"({"modell": "a"})", "\"modell\" is unknown"},
       {R"({"plan": true})", "\"plan\" works as a flag only"},
       {R"({"config": "x"})", "\"config\" works as a flag only"},
@@ -212,7 +212,7 @@ TEST(Config, ErrorsOfTheFileNameItAndTheKey) {
       {R"({"threads": 1.5})", "threads: \"1.5\" is not a whole number"},
       {R"({"threads": 1, "threads": 2})", "\"threads\" stands there twice"},
       {R"({"model": "a\u0000b"})", "contains a zero byte"},
-      {std::string(100000, '['), "is not a JSON object"},
+      {std::string(100000, '['), "is not JSON"},
   };
   for (const auto& [text, message] : cases) {
     const ConfigFile file(text);

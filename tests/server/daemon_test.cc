@@ -351,7 +351,7 @@ TEST_F(DaemonTest, WhatCannotStartSaysWhy) {
   EXPECT_THAT(error(config), HasSubstr("--eos-id 9000"));
   config = TestConfig();
   config.api_key_file = "/nowhere.keys";
-  EXPECT_THAT(error(config), HasSubstr("--api-key-file /nowhere.keys"));
+  EXPECT_THAT(error(config), HasSubstr("--api-key-file: /nowhere.keys: no such file"));
   config = TestConfig();
   config.port_file = "/nowhere/ports";
   EXPECT_THAT(error(config), HasSubstr("/nowhere/ports"));

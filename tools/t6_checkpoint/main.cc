@@ -2,7 +2,10 @@
 // Exit status: 0 done, 1 failed, 2 used wrongly.
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <exception>
 
 #include "tools/t6_checkpoint/commands.h"
 
@@ -38,11 +41,8 @@ int Run(const Command& command, const std::vector<std::string>& args) {
   return absl::IsOutOfRange(status) ? kMisused : kFailed;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int Main(std::vector<std::string> args) {
   const std::vector<Command> commands = {t6::InfoCommand(), t6::ConvertCommand(), t6::MakeCommand()};
-  std::vector<std::string> args(argv + 1, argv + argc);
   if (args.empty()) {
     PrintHelp(commands, stderr);
     return kMisused;
@@ -63,4 +63,19 @@ int main(int argc, char** argv) {
   }
   fmt::print(stderr, "t6-checkpoint: unknown command \"{}\" (--help lists them)\n", args[0]);
   return kMisused;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string error;
+  try {
+    const int code = Main({argv + 1, argv + argc});
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    error = fmt::format("cannot write to standard output: {}", std::strerror(errno));
+  } catch (const std::exception& thrown) {  // fmt's, of a disk that is full, or out of memory
+    error = thrown.what();
+  }
+  fmt::print(stderr, "t6-checkpoint: {}\n", error);
+  return kFailed;
 }

@@ -65,7 +65,7 @@ std::vector<BenchFlag> ServerFlags() {
       {"--api-key", kCommand, true,
        [](BenchOptions& o, const std::string& v) { return ParseKey(v, o.api_key); }},
       NumberFlag("--max-tokens", 1, INT32_MAX, &BenchOptions::max_tokens),
-      NumberFlag("--temperature", 0.0f, 100.0f, &BenchOptions::temperature),
+      NumberFlag("--temperature", 0.0f, 2.0f, &BenchOptions::temperature),
       Switch("--ignore-eos", &BenchOptions::ignore_eos),
   };
 }
@@ -131,8 +131,9 @@ std::string CheckWhole(const BenchOptions& options, const std::vector<std::strin
   if (has("--max-in-flight") && !options.rate) return "--max-in-flight needs --rate";
   if (options.system && !IsUtf8(*options.system)) return "--system is not valid UTF-8";
   if (!IsUtf8(options.model)) return "--model is not valid UTF-8";
-  if (options.http.empty() && options.grpc.find(':') == std::string::npos)
-    return fmt::format("--grpc: '{}' is not HOST:PORT", options.grpc);
+  if (options.http.empty()) {
+    if (std::string error = CheckTarget(options.grpc); !error.empty()) return "--grpc: " + error;
+  }
   return "";
 }
 
