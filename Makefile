@@ -28,7 +28,7 @@ serve:
 	@echo
 	@echo 'When it says that it listens, try in another terminal (ctrl-C here stops the server):'
 	@echo '  http://127.0.0.1:8000/ in a browser: a document beside a chat'
-	@echo '  $(BUILD)/bin/t6 ask --document README.md --stats "What is t6d?"'
+	@echo '  $(BUILD)/bin/t6 ask --document $(MODEL)/museum.txt --stats "Who founded the museum?" "How much is a ticket?"'
 	@echo '  $(BUILD)/bin/t6 chat'
 	@echo '  $(BUILD)/bin/t6 bench'
 	@echo "  curl http://127.0.0.1:8000/v1/models"

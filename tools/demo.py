@@ -9,13 +9,12 @@ import json
 import pathlib
 import subprocess
 import sys
-import tempfile
 import time
 
 from t6_daemon import Daemon, StartError
 
-DOCUMENT = ("The museum opened in 1931 in Graz. Its founder, Clara Weiss, gave it four hundred clocks. "
-            "Tickets cost six euros.")
+FILE = pathlib.Path(__file__).resolve().parents[1] / "models/t6-docqa-14m/museum.txt"
+DOCUMENT = FILE.read_text().strip()
 QUESTIONS = {"When did the museum open?": "1931", "Who founded the museum?": "Clara Weiss",
              "How much is a ticket?": "six euros"}
 SYSTEM = "Answer the question from the document. Be short.\n\n" + DOCUMENT
@@ -23,11 +22,8 @@ ROW = "{:<6} {:<28} {:<14} {:>8} {:>8} {:>12} {:>9}"
 
 
 def over_grpc(daemon, client):
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as document:
-        document.write(DOCUMENT)
-        document.flush()
-        command = [client, "ask", "--server", daemon.grpc, "--json", "--document", document.name, *QUESTIONS]
-        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout.decode().splitlines()
+    command = [client, "ask", "--server", daemon.grpc, "--json", "--document", FILE, *QUESTIONS]
+    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120).stdout.decode().splitlines()
     for line in lines:
         got = json.loads(line)
         usage = got["usage"]

@@ -116,7 +116,7 @@ def test_errors_name_the_field_and_the_value(daemon, ask):
     assert (error.value.param, error.value.request_id, error.value.retry_after) == ("temperature", "mine", None)
     with pytest.raises(BadRequestError, match="wizard") as error:
         ask.chunks(daemon.grpc, lambda client: client.stream_chat([{"role": "wizard", "content": "x"}]))
-    assert error.value.param == "messages"
+    assert error.value.param == "messages[0].role"
     with pytest.raises(NotFoundError, match="no-such-model"):
         ask(daemon.grpc, lambda client: client.chat(conversation("Who?"), model="no-such-model"))
 
