@@ -8,7 +8,7 @@
 namespace t6::cli {
 namespace {
 
-constexpr std::chrono::seconds kConnectTimeout(3);
+constexpr std::chrono::seconds kConnectTimeout(20);
 
 const char* NameOf(absl::StatusCode code) {
   switch (code) {
@@ -41,11 +41,20 @@ client::ClientOptions ClientOptionsOf(const Options& options) {
 
 }  // namespace
 
+bool Reach(grpc::Channel& channel) {
+  const auto deadline = std::chrono::system_clock::now() + kConnectTimeout;
+  while (true) {
+    const grpc_connectivity_state state = channel.GetState(/*try_to_connect=*/true);
+    if (state == GRPC_CHANNEL_READY) return true;
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE || !channel.WaitForStateChange(state, deadline)) return false;
+  }
+}
+
 Connection::Connection(const Options& options)
     : client(options.server, ClientOptionsOf(options)), address_(options.server) {}
 
 bool Connection::Reach() {
-  if (client.WaitForConnected(kConnectTimeout)) return true;
+  if (cli::Reach(*client.channel())) return true;
   fmt::print(stderr,
              "t6: no server answers at {}. Start one with `make serve` or\n"
              "    t6d --model DIR, or say where it is with --server HOST:PORT (the gRPC address).\n",

@@ -1,6 +1,8 @@
 // The client of the server that the user named, and what its errors mean to them.
 #pragma once
 
+#include <grpcpp/channel.h>
+
 #include <string>
 
 #include "clients/cli/options.h"
@@ -10,12 +12,16 @@ namespace t6::cli {
 
 enum ExitCode { kDone = 0, kFailed = 1, kUsage = 2, kUnreachable = 3, kInterrupted = 130 };
 
+// Waits until the channel is connected. False at once when nobody listens there, and after a while when
+// whoever does is silent: a busy server may take seconds to say hello.
+bool Reach(grpc::Channel& channel);
+
 class Connection {
  public:
   // Does not connect yet.
   explicit Connection(const Options& options);
 
-  // Waits a few seconds for the server; false, and a message on standard error, when nothing answers.
+  // False, and a message on standard error, when nothing answers.
   bool Reach();
 
   // Prints what went wrong and returns the exit code for it.

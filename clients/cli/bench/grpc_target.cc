@@ -10,6 +10,7 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "clients/cli/connection.h"
 #include "t6/v1/chat.grpc.pb.h"
 #include "t6/v1/models.grpc.pb.h"
 #include "t6/v1/tokenizer.grpc.pb.h"
@@ -20,7 +21,7 @@ namespace {
 constexpr int kStreamsPerChannel = 50;
 constexpr int kMostChannels = 64;
 constexpr int kLargestMessage = 64 << 20;
-constexpr std::chrono::seconds kConnectTimeout(3), kCallTimeout(30);
+constexpr std::chrono::seconds kCallTimeout(120);
 
 const char* CodeName(grpc::StatusCode code) {
   constexpr const char* kNames[] = {
@@ -142,8 +143,7 @@ class GrpcTarget final : public Target {
 
   std::string Connect(std::string& model) override {
     for (const auto& channel : channels_) {
-      if (!channel->WaitForConnected(std::chrono::system_clock::now() + kConnectTimeout))
-        return fmt::format("no server answers at {} (gRPC)", address_);
+      if (!Reach(*channel)) return fmt::format("no server answers at {} (gRPC)", address_);
     }
     if (model.empty()) {
       grpc::ClientContext context;

@@ -16,7 +16,7 @@ namespace net = boost::asio;
 namespace beast = boost::beast;
 namespace http = boost::beast::http;
 using Json = nlohmann::ordered_json;
-constexpr std::chrono::seconds kConnectTimeout(3), kCallTimeout(30);
+constexpr std::chrono::seconds kConnectTimeout(20), kCallTimeout(120);
 
 class HttpTarget final : public Target {
  public:
