@@ -1,8 +1,8 @@
 #include "engine/checkpoint/safetensors.h"
 #include "engine/model/model_spec.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/tiny_t6.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/support/temporary_folder.h"
 
 std::string FuzzSeed() { return t6::testing::TinyConfig(); }
 

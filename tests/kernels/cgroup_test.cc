@@ -6,23 +6,20 @@
 #include <fstream>
 #include <string>
 
+#include "tests/support/temporary_folder.h"
+
 namespace t6 {
 namespace {
 
-class CgroupTest : public testing::Test {
+class CgroupTest : public ::testing::Test {
  protected:
-  CgroupTest() : root_(std::filesystem::path(testing::TempDir()) / ("cgroup" + std::string(Name()))) {
-    std::filesystem::remove_all(root_);
-  }
-  ~CgroupTest() override { std::filesystem::remove_all(root_); }
-  static const char* Name() { return testing::UnitTest::GetInstance()->current_test_info()->name(); }
-
   void Write(const std::string& path, const std::string& text) {
     std::filesystem::create_directories((root_ / path).parent_path());
     std::ofstream(root_ / path) << text << "\n";
   }
 
-  std::filesystem::path root_;
+  const testing::TemporaryFolder folder_;
+  const std::filesystem::path root_ = folder_.path();
 };
 
 TEST_F(CgroupTest, NothingThereIsNoLimit) {

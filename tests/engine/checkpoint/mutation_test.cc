@@ -5,8 +5,8 @@
 
 #include "engine/checkpoint/pickle.h"
 #include "engine/model/model_spec.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/tiny_t6.h"
+#include "tests/support/temporary_folder.h"
 
 namespace t6 {
 namespace {

@@ -5,8 +5,8 @@
 #include "engine/base/read_file.h"
 #include "engine/checkpoint/file_bytes.h"
 #include "engine/checkpoint/tensor_source.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/torch_zip_writer.h"
+#include "tests/support/temporary_folder.h"
 
 namespace t6 {
 namespace {

@@ -5,8 +5,8 @@
 #include <filesystem>
 
 #include "engine/checkpoint/safetensors_writer.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/torch_zip_writer.h"
+#include "tests/support/temporary_folder.h"
 
 namespace t6 {
 namespace {

@@ -4,8 +4,8 @@
 
 #include "engine/checkpoint/tensor_source.h"
 #include "engine/model/model_spec.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/tiny_t6.h"
+#include "tests/support/temporary_folder.h"
 
 namespace t6 {
 namespace {

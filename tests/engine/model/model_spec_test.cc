@@ -4,8 +4,8 @@
 
 #include <filesystem>
 
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/tiny_t6.h"
+#include "tests/support/temporary_folder.h"
 
 namespace t6 {
 namespace {
