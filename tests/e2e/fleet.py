@@ -26,12 +26,17 @@ MODEL_NAME = "t6-docqa-14m"
 SERVICE_CONFIG = (ROOT / "proto/t6/v1/service_config.json").read_text()
 
 
+# A loopback address of this process's own: what another process binds meanwhile is not among its free ports.
+HOST = "127.{}.{}.{}".format(64 + (os.getpid() >> 16) % 64, (os.getpid() >> 8) % 256, 1 + os.getpid() % 254)
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = f"127.0.0.1,localhost,{HOST}"
+
+
 def free_ports(n):
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
         for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+            one.bind((HOST, 0))
+        return [f"{HOST}:{one.getsockname()[1]}" for one in sockets]
 
 
 class Fleet:

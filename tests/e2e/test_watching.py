@@ -5,7 +5,6 @@ against a Prometheus that scrapes two daemons while t6 bench loads them. Needs `
 import json
 import math
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import urllib.request
 import pytest
 
 from conftest import BIN, MODEL, ROOT, TestDaemon
+from fleet import free_ports
 
 PROMETHEUS = ROOT / "deploy/prometheus"
 DASHBOARD = ROOT / "deploy/grafana/dashboards/t6d.json"
@@ -58,12 +58,6 @@ def test_the_dashboard_is_what_its_source_says_and_can_be_imported():
     assert used <= names, used - names
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Watched:
     """Two daemons, the Prometheus that scrapes them every second, and its API."""
 
@@ -71,7 +65,7 @@ class Watched:
         # Few pages, so that prefixes are evicted and requests preempted; few slots, so that some wait.
         flags = ("--cache-bytes", "24MiB", "--max-num-seqs", "4")
         self.daemons = [TestDaemon(MODEL, *flags) for _ in range(2)]
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.url = f"http://{free_ports(1)[0]}"
         config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(RULES)],
                   "scrape_configs": [{"job_name": "t6d", "static_configs": [
                       {"targets": [daemon.http for daemon in self.daemons]}]}]}
