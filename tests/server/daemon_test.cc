@@ -84,8 +84,11 @@ class DaemonTest : public testing::Test {
     });
   }
   std::shared_ptr<grpc::Channel> Channel() {
-    return grpc::CreateChannel(fmt::format("127.0.0.1:{}", daemon_->grpc_port()),
-                               grpc::InsecureChannelCredentials());
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                     static_cast<int>(absl::ToInt64Milliseconds(kPatience)));
+    return grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", daemon_->grpc_port()),
+                                     grpc::InsecureChannelCredentials(), arguments);
   }
   // Another thread moves the state; there is nothing to be notified by.
   bool Reaches(ServingState state) {

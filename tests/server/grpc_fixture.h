@@ -54,6 +54,9 @@ class GrpcTest : public testing::Test {
   std::shared_ptr<grpc::Channel> NewChannel(grpc::ChannelArguments arguments = {}) {
     arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
     arguments.SetMaxReceiveMessageSize(-1);
+    // For one attempt to connect: twenty seconds, gRPC's own, pass while a machine stands still.
+    arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                     static_cast<int>(absl::ToInt64Milliseconds(kPatience)));
     return grpc::CreateCustomChannel(fmt::format("127.0.0.1:{}", server_->port()),
                                      grpc::InsecureChannelCredentials(), arguments);
   }
