@@ -80,10 +80,10 @@ Status AddShards(const fs::path& directory, const std::map<std::string, std::str
   return absl::OkStatus();
 }
 
-// Something of that name is there; whether it can be used is for Open to say.
+// Something of that name is there, or who knows; whether it can be used is for Open to say.
 bool Exists(const fs::path& path) {
   std::error_code error;
-  return fs::symlink_status(path, error).type() != fs::file_type::not_found && !error;
+  return fs::symlink_status(path, error).type() != fs::file_type::not_found;
 }
 
 }  // namespace

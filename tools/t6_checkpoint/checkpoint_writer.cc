@@ -46,7 +46,7 @@ StatusOr<std::unique_ptr<CheckpointWriter>> CheckpointWriter::Create(const fs::p
   writer->PlanShards(tensors, options.max_shard_bytes);
   std::error_code error;
   fs::create_directories(directory, error);
-  if (!fs::is_directory(directory)) return InvalidArgument("{}: cannot be made a folder", directory.string());
+  if (error) return InvalidArgument("{}: cannot be made a folder: {}", directory.string(), error.message());
   if (!options.force) T6_RETURN_IF_ERROR(writer->CheckFree());
   for (const int signal : {SIGINT, SIGTERM}) std::signal(signal, [](int) { g_stopped = 1; });
   for (Shard& shard : writer->shards_) {

@@ -44,7 +44,8 @@ void PrintFiles(const fs::path& directory) {
   std::vector<std::string> beside, absent;
   for (const char* name :
        {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}) {
-    (fs::exists(directory / name) ? beside : absent).push_back(name);
+    std::error_code error;
+    (fs::exists(directory / name, error) ? beside : absent).push_back(name);
   }
   Line("files", fmt::format("{}", fmt::join(beside, ", ")));
   if (!absent.empty()) Line("absent", fmt::format("{}", fmt::join(absent, ", ")));

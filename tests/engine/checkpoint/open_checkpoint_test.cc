@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 
@@ -103,6 +104,20 @@ TEST(OpenCheckpoint, WantsEveryTensorWhereTheIndexSays) {
           testing::StateDict({testing::WholeTensor("a", {1}, "0"), testing::WholeTensor("c", {1}, "0")}),
           {testing::Floats({1})})));
   EXPECT_THAT(with(Index(R"({"a":"both.bin"})")), HasSubstr("tensor \"c\""));
+}
+
+TEST(OpenCheckpoint, SaysWhyAFolderCannotBeOpened) {
+  const TemporaryFolder folder;
+  const auto error_of = [](const std::filesystem::path& path) {
+    return std::string(OpenCheckpoint(path).status().message());
+  };
+  EXPECT_THAT(error_of(folder.path() / "nowhere"), EndsWith("nowhere: no such folder"));
+  EXPECT_THAT(error_of(folder.Write("file", "x")), EndsWith("file: not a folder"));
+  EXPECT_THAT(error_of(folder.path()), HasSubstr("no model.safetensors"));
+  // Like a folder that may not be entered, which root may.
+  EXPECT_THAT(error_of(folder.path() / std::string(300, 'x')), HasSubstr("File name too long"));
+  EXPECT_THAT(std::string(ReadTextFile(folder.path() / std::string(300, 'x'), 9).status().message()),
+              EndsWith("cannot be read: File name too long"));
 }
 
 TEST(OpenCheckpoint, NamesWhatIsNoFile) {
