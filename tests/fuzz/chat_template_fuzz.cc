@@ -5,8 +5,8 @@
 #include "engine/base/check.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/support/temporary_folder.h"
 
 std::string FuzzSeed() {
   return "{% for m in messages %}{% if loop.first and m.role == 'system' %}{{ '<|system|>' + m.content | "

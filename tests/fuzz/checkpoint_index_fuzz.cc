@@ -2,9 +2,9 @@
 // with a file's path.
 #include "engine/base/check.h"
 #include "engine/checkpoint/tensor_source.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/engine/checkpoint/tiny_t6.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/support/temporary_folder.h"
 
 namespace {
 

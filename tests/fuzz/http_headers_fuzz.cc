@@ -6,8 +6,8 @@
 #include "server/http/host_policy.h"
 #include "server/http/url.h"
 #include "server/request_id.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/support/temporary_folder.h"
 
 std::string FuzzSeed() {
   return "http://localhost:8000/v1/models/a%2Fb?x=1\nBearer t6-0123456789abcdef [::1]:80 "

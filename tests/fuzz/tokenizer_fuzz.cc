@@ -3,8 +3,8 @@
 #include "engine/base/read_file.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
-#include "tests/engine/checkpoint/temporary_folder.h"
 #include "tests/fuzz/fuzz_target.h"
+#include "tests/support/temporary_folder.h"
 
 std::string FuzzSeed() {
   return t6::ReadTextFile(T6_SOURCE_DIR "/tests/goldens/variants/T6/tokenizer.json", 1 << 20).value();
