@@ -14,6 +14,7 @@
 #include <cstring>
 #include <utility>
 
+#include "engine/backend/cpu/exp2-inl.h"
 #include "engine/backend/cpu/row_ops.h"
 #include "engine/backend/cpu/tpa_attention_kernels.h"
 #include "engine/backend/cpu/tpa_attention_products-inl.h"
@@ -21,30 +22,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace t6::cpu {
 namespace HWY_NAMESPACE {
-// 2^x for x <= 0 to a relative error of 1e-7; 2^-126 for anything smaller. The polynomial is minimax on
-// [-1/2, 1/2].
-HWY_INLINE Vf Exp2(Df d, Vf x) {
-  const hn::RebindToSigned<Df> di;
-  x = hn::Max(x, hn::Set(d, -126.0f));
-  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
-  const Vf magic = hn::Set(d, 12582912.0f);
-  const Vf shifted = hn::Add(x, magic);
-  const Vf f = hn::Sub(x, hn::Sub(shifted, magic));
-  Vf y = hn::Set(d, 1.559467747e-4f);
-  y = hn::MulAdd(y, f, hn::Set(d, 1.340664390e-3f));
-  y = hn::MulAdd(y, f, hn::Set(d, 9.617692975e-3f));
-  y = hn::MulAdd(y, f, hn::Set(d, 5.550310551e-2f));
-  y = hn::MulAdd(y, f, hn::Set(d, 2.402265278e-1f));
-  y = hn::MulAdd(y, f, hn::Set(d, 6.931472150e-1f));
-  y = hn::MulAdd(y, f, hn::Set(d, 1.0f));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, y), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
-}
-
-inline float Exp2(float x) {
-  const Df d;
-  return hn::GetLane(Exp2(d, hn::Set(d, x)));
-}
-
 HWY_INLINE hn::Mask<Df> Below(Df d, int first, int end) {
   return hn::Lt(hn::Iota(d, static_cast<float>(first)), hn::Set(d, static_cast<float>(end)));
 }
