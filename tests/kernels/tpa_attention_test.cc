@@ -247,6 +247,31 @@ TEST_P(AttentionOnEveryPageType, DecodeAndPrefillStoreTheSameBytes) {
   EXPECT_EQ(bytes[0], bytes[2]);
 }
 
+TEST_P(AttentionOnEveryPageType, WhatRunStoresIsWhatStoreStores) {
+  const AttentionTarget& target = GetParam();
+  std::vector<std::vector<uint8_t>> bytes;
+  for (const bool in_run : {false, true}) {
+    AttentionWorld world(MakeSpec(13, 64, 6, 2, 2), target.page, 40, 320, 6);
+    const auto attention = MakeEngine(target, world, 256, 2);
+    std::vector<Rows> rows;
+    for (const int n : {1, 1, 3, 40, 1}) {  // alone in their sequence, a few, and a chunk
+      const int sequence = world.AddSequence(130 + n);
+      world.Prefill(*attention, sequence, 130 - static_cast<int>(rows.size()));
+      rows.push_back({sequence, n});
+    }
+    const std::vector<uint8_t> before = world.bytes();
+    const StepPlan plan = world.MakePlan(rows);
+    if (in_run) {
+      world.Run(*attention, plan);
+    } else {
+      world.Store(*attention, plan);
+    }
+    EXPECT_NE(before, world.bytes());
+    bytes.push_back(world.bytes());
+  }
+  EXPECT_EQ(bytes[0], bytes[1]);
+}
+
 TEST_P(AttentionOnEveryPageType, StoreRoundsToNearestEvenAndRotatesKeysOnly) {
   const AttentionTarget& target = GetParam();
   if (target.page == DType::kFp8) GTEST_SKIP() << "rounds otherwise: the next test";

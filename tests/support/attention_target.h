@@ -19,6 +19,8 @@ class AttentionUnderTest {
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec) = 0;
   virtual Status Plan(const StepPlan& plan, const AttentionSpec& spec) = 0;
   virtual Status Store(const StoreFactorsParams& params) = 0;
+  // As the backend does it, which may leave some of it to Run.
+  virtual Status StoreBeforeRun(const StoreFactorsParams& params) { return Store(params); }
   virtual Status Run(const TpaAttentionParams& params) = 0;
 };
 

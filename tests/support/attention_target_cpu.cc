@@ -24,6 +24,10 @@ class CpuAttention final : public AttentionUnderTest {
     attention_->Store(params);
     return absl::OkStatus();
   }
+  Status StoreBeforeRun(const StoreFactorsParams& params) override {
+    attention_->StoreInRun(params);
+    return absl::OkStatus();
+  }
   Status Run(const TpaAttentionParams& params) override {
     attention_->Run(params);
     return absl::OkStatus();

@@ -109,12 +109,13 @@ class AttentionWorld {
 
   void Store(AttentionUnderTest& attention, const StepPlan& plan) {
     Must(attention.Plan(plan, spec_));
-    Must(attention.Store({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages()}));
+    Must(attention.Store(store_params()));
   }
 
-  // Store and Run: [n_rows][h * d].
+  // Stores, as the backend does, and runs: [n_rows][h * d].
   std::vector<float> Run(AttentionUnderTest& attention, const StepPlan& plan) {
-    Store(attention, plan);
+    Must(attention.Plan(plan, spec_));
+    Must(attention.StoreBeforeRun(store_params()));
     std::vector<float> out(static_cast<size_t>(plan.n_rows()) * spec_.n_heads * spec_.head_dim, NAN);
     Must(attention.Run({&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages(),
                         reference_.head_norm_weight.data(), out.data()}));
@@ -154,6 +155,9 @@ class AttentionWorld {
   std::vector<Sequence> sequences;
 
  private:
+  StoreFactorsParams store_params() {
+    return {&spec_, qkv_.data(), reference_.cos.data(), reference_.sin.data(), pages()};
+  }
   static void Must(const Status& status) { T6_CHECK(status.ok(), "{}", MessageOf(status)); }
   float Normal() { return std::normal_distribution<float>()(random_); }
 

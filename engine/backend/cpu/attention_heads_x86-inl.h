@@ -291,7 +291,7 @@ inline void HeadWeights(const HeadWeightsArgs& g) {
   } else if (g.fetch == nullptr) {
     HeadWeightsInGroups<4, 0>(g, &fetch);
   } else {
-    HeadWeightsInGroups<4, 2>(g, &fetch);
+    HeadWeightsInGroups<4, 1>(g, &fetch);
   }
   if (g.fetch != nullptr) *g.fetch = fetch;
 }

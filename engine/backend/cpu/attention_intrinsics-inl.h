@@ -228,7 +228,7 @@ void GemmWideInGroups(const GemmArgs& g) {
 template <bool kPlain>
 void Gemm(const GemmArgs& g) {
   if (!kPlain && g.n % 64 == 0 && g.m > 13)
-    return g.fetch == nullptr ? GemmWideInGroups<0>(g) : GemmWideInGroups<2>(g);
+    return g.fetch == nullptr ? GemmWideInGroups<0>(g) : GemmWideInGroups<1>(g);
   const int n_blocks = (g.m + kMaxRows - 1) / kMaxRows;
   for (int i = 0; i < n_blocks; ++i) {
     const int begin = g.m * i / n_blocks, end = g.m * (i + 1) / n_blocks;

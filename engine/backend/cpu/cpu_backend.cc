@@ -133,7 +133,7 @@ class CpuBackend final : public Backend {
   }
   Status StoreFactors(const StoreFactorsParams& params) override {
     T6_CHECK(params.qkv_stride == 0 || params.qkv_stride == params.spec->qkv_elements());
-    attention_->Store(params);
+    attention_->StoreInRun(params);
     return absl::OkStatus();
   }
   Status TpaAttention(const TpaAttentionParams& params) override {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -46,10 +47,11 @@ struct Sizes {
     slots = n_slots * slot_bytes;
     queries = static_cast<size_t>(limits.max_rows) * shape.n_query_vectors * shape.dp * sizeof(float);
     scratch = RoundUp(shape.scratch_bytes, 4096);
+    store = RoundUp(shape.store_floats * sizeof(float), 128);
     counters = static_cast<size_t>(limits.max_rows) * sizeof(std::atomic<int32_t>);
-    total = slots + queries + scratch * n_threads + counters;
+    total = slots + queries + (scratch + store) * n_threads + counters;
   }
-  size_t n_slots, slots, queries, scratch, counters, total;
+  size_t n_slots, slots, queries, scratch, store, counters, total;
 };
 
 class TpaAttentionImpl final : public TpaAttention {
@@ -76,11 +78,12 @@ class TpaAttentionImpl final : public TpaAttention {
     slots_ = AllocateBytes(sizes.slots);
     queries_ = AllocateBytes(sizes.queries);
     scratch_ = AllocateBytes(sizes.scratch * pool_->n_threads());
-    if (slots_ == nullptr || queries_ == nullptr || scratch_ == nullptr) {
+    store_ = AllocateBytes(sizes.store * pool_->n_threads());
+    if (slots_ == nullptr || queries_ == nullptr || scratch_ == nullptr || store_ == nullptr) {
       return ResourceExhausted("attention's workspaces of {} bytes cannot be allocated", sizes.total);
     }
     waiting_ = std::make_unique<std::atomic<int32_t>[]>(limits.max_rows);
-    scratch_stride_ = sizes.scratch;
+    scratch_stride_ = sizes.scratch, store_stride_ = sizes.store;
     n_slots_ = static_cast<int>(sizes.n_slots);
     max_rows_ = limits.max_rows;
     return absl::OkStatus();
@@ -93,9 +96,10 @@ class TpaAttentionImpl final : public TpaAttention {
   }
 
   void Store(const StoreFactorsParams& params) override {
-    const AttentionKernels& kernels = KernelsFor(params.pages);
-    ForRows([&](int begin, int end) { StoreFactorRows(kernels, params, *plan_, begin, end); });
+    ForRows(plan_->n_rows(), [&](int row, int worker) { StoreRow(params, row, worker); });
   }
+
+  void StoreInRun(const StoreFactorsParams& params) override { to_store_ = params; }
 
   void Run(const TpaAttentionParams& params) override {
     const AttentionShape shape(*params.spec);
@@ -108,15 +112,26 @@ class TpaAttentionImpl final : public TpaAttention {
                             .head_rows = HeadRowsOf(kernels, shape),
                             .max_head_pages = shape.max_head_pages});
     }
+    const std::optional<StoreFactorsParams> store = std::exchange(to_store_, std::nullopt);
     auto* queries = reinterpret_cast<float*>(queries_.get());
-    const AttentionRun run{
-        &kernels, &shape,   &params, plan_->positions.data(), queries, reinterpret_cast<float*>(slots_.get()),
-        &tasks_,  ++n_runs_};
+    const AttentionRun run{.kernels = &kernels,
+                           .shape = &shape,
+                           .params = &params,
+                           .positions = plan_->positions.data(),
+                           .queries = queries,
+                           .slots = reinterpret_cast<float*>(slots_.get()),
+                           .plan = &tasks_,
+                           .step = plan_,
+                           .store = store.has_value() ? &*store : nullptr,
+                           .serial = ++n_runs_};
+    if (store.has_value()) {
+      const std::vector<int32_t>& rows = tasks_.other_rows();
+      ForRows(static_cast<int>(rows.size()), [&](int i, int worker) { StoreRow(*store, rows[i], worker); });
+    }
     if (!tasks_.expand_tasks().empty()) {
       const size_t row_floats = static_cast<size_t>(shape.n_query_vectors) * shape.dp;
-      ForRows([&](int begin, int end) {
-        for (int row = begin; row < end; ++row) RotateQueries(run, row, queries + row * row_floats);
-      });
+      ForRows(plan_->n_rows(),
+              [&](int row, int /*worker*/) { RotateQueries(run, row, queries + row * row_floats); });
     }
     for (int row = 0; row < plan_->n_rows(); ++row)
       waiting_[row].store(tasks_.n_last_tasks(row), std::memory_order_relaxed);
@@ -165,10 +180,16 @@ class TpaAttentionImpl final : public TpaAttention {
     pool_->RunShares(shares.data(), 1, [&](int first, int /*end*/, int worker) { task(first, worker); });
   }
 
+  void StoreRow(const StoreFactorsParams& params, int row, int worker) const {
+    StoreFactorRow(KernelsFor(params.pages), params, *plan_, row,
+                   reinterpret_cast<float*>(store_.get() + worker * store_stride_));
+  }
+
   template <typename F>
-  void ForRows(const F& f) {
-    const int n_rows = plan_->n_rows();
-    pool_->RunSticky(n_rows, kStoreRows, [&](int begin, int end, int /*worker*/) { f(begin, end); });
+  void ForRows(int n_rows, const F& f) {
+    pool_->RunSticky(n_rows, kStoreRows, [&](int begin, int end, int worker) {
+      for (int i = begin; i < end; ++i) f(i, worker);
+    });
   }
 
   ThreadPool* pool_;
@@ -178,9 +199,10 @@ class TpaAttentionImpl final : public TpaAttention {
   AttentionPlan tasks_;
   const AttentionKernels* planned_for_ = nullptr;  // whose division of this step tasks_ is; null: none yet
   const StepPlan* plan_ = nullptr;
-  Bytes slots_, queries_, scratch_;
+  std::optional<StoreFactorsParams> to_store_;  // by the next Run
+  Bytes slots_, queries_, scratch_, store_;
   std::unique_ptr<std::atomic<int32_t>[]> waiting_;  // last tasks that each row still waits for
-  size_t scratch_stride_ = 0;
+  size_t scratch_stride_ = 0, store_stride_ = 0;     // of a worker
   int n_slots_ = 0;
   int max_rows_ = 0;
 };

@@ -20,8 +20,10 @@ class TpaAttention {
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec) = 0;
   // Once per step; `plan` must outlive the step's Store and Run calls.
   virtual void Plan(const StepPlan& plan, const AttentionSpec& spec) = 0;
-  // Once per layer, Store before Run.
+  // Once per layer, one of the stores and then Run. StoreInRun leaves it to Run to write the factors of rows
+  // that stand alone in their sequence: the thread that reads such a row's page then writes to it.
   virtual void Store(const StoreFactorsParams& params) = 0;
+  virtual void StoreInRun(const StoreFactorsParams& params) = 0;
   virtual void Run(const TpaAttentionParams& params) = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "engine/backend/cpu/tpa_attention_page.h"
+#include "engine/backend/cpu/tpa_attention_store.h"
 #include "engine/backend/cpu/tpa_attention_tasks.h"
 
 namespace t6::cpu {
@@ -26,11 +27,12 @@ struct FactorScratch {
         out(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m * s.dp)),
         max(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
         sum(c.Take<float>(static_cast<size_t>(s.max_blocks()) * s.block_m)),
+        store(c.Take<float>(s.store_floats)),
         visible(c.Take<int>(s.block_m)) {}
 
   bf16* page;
   float *padded, *padded_values, *keys, *values, *rotated, *query, *queries, *products, *logits, *weights,
-      *rounded, *out, *max, *sum;
+      *rounded, *out, *max, *sum, *store;
   int* visible;
 };
 
@@ -289,8 +291,11 @@ void RunFactorTask(const AttentionRun& run, const FactorTask& task, uint8_t* scr
   Carver carver(scratch);
   const FactorScratch x(*run.shape, carver);
   FactorPass pass(run, task, x, worker);
+  const bool stores = task.stores && run.store != nullptr;
+  if (stores) ExpectFactorRow(*run.store, run.step->slots[task.first_row]);
   if (run.kernels->enter != nullptr) run.kernels->enter();
   pass.Begin();
+  if (stores) StoreFactorRow(*run.kernels, *run.store, *run.step, task.first_row, x.store);
   for (int page = task.page_begin; page < task.page_end; ++page) pass.Page(page);
   pass.End();
   if (run.kernels->leave != nullptr) run.kernels->leave();

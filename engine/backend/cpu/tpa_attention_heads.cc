@@ -11,7 +11,8 @@
 namespace t6::cpu {
 namespace {
 
-constexpr int kHeads = 2;  // at a time
+constexpr int kHeads = 2;       // at a time
+constexpr int kFirstHeads = 4;  // go through the pages first: while they compute, the next page comes
 
 struct HeadScratch {
   HeadScratch(const AttentionShape& s, Carver& c)
@@ -28,9 +29,9 @@ struct HeadScratch {
         paired_values(c.Take<float>(paired_values_size * s.max_head_pages)),
         expanded(c.Take<float>(static_cast<size_t>(kHeads) * 64 * s.dp)),
         weights(c.Take<float>(kHeads * weight_floats)),
-        out(c.Take<float>(kHeads * out_floats)),
-        max(c.Take<float>(static_cast<size_t>(kHeads) * s.max_task_rows)),
-        sum(c.Take<float>(static_cast<size_t>(kHeads) * s.max_task_rows)),
+        out(c.Take<float>(kFirstHeads * out_floats)),
+        max(c.Take<float>(static_cast<size_t>(kFirstHeads) * s.max_task_rows)),
+        sum(c.Take<float>(static_cast<size_t>(kFirstHeads) * s.max_task_rows)),
         visible(c.Take<int>(static_cast<size_t>(s.max_head_pages) * s.max_task_rows)) {}
 
   size_t paired_keys_size, paired_values_size;  // operands of a page
@@ -48,17 +49,16 @@ class HeadPass {
 
   void Run() {
     FormQueries();
-    for (int head = 0; head < s_.h; head += kHeads) {
-      n_heads_ = std::min(kHeads, s_.h - head);
+    for (int head = 0; head < s_.h; head += n_heads_) {
+      n_heads_ = std::min(head == 0 ? kFirstHeads : kHeads, s_.h - head);
       std::fill_n(x_.max, n_heads_ * task_.n_rows, -std::numeric_limits<float>::infinity());
       std::fill_n(x_.sum, n_heads_ * task_.n_rows, 0.0f);
       for (int i = 0; i < task_.n_pages(); ++i) {
-        // The pages are read by the first heads, each while the one before it computes.
         if (head == 0) ReadPage(i);
         const bool last = i + 1 == task_.n_pages();
         if (head == 0 && !last) Fetch(task_.pages[task_.page_begin + i + 1]);
-        if (head + kHeads >= s_.h && last && task_.next_page >= 0) Fetch(task_.next_page);
-        Page(head, i);
+        if (head + n_heads_ >= s_.h && last && task_.next_page >= 0) Fetch(task_.next_page);
+        for (int j = 0; j < n_heads_; j += kHeads) Page(head, j, std::min(kHeads, n_heads_ - j), i);
         next_ = {};
       }
       Leave(head);
@@ -115,15 +115,19 @@ class HeadPass {
 
   // The heads' keys, then their values in the same place: the first-level cache holds either, with the
   // weights.
-  void Page(int head, int i) {
-    keys_[i].head = values_[i].head = head;
-    k_.head_keys(keys_[i], n_heads_, PairedKeys(i), x_.expanded);
-    for (int j = 0; j < n_heads_; ++j) Weights(head + j, j, i);
-    k_.head_values(values_[i], n_heads_, PairedValues(i), x_.expanded);
-    for (int j = 0; j < n_heads_; ++j) Values(j, i);
+  void Page(int head, int first, int n, int i) {
+    keys_[i].head = values_[i].head = head + first;
+    k_.head_keys(keys_[i], n, PairedKeys(i), x_.expanded);
+    for (int j = first; j < first + n; ++j) Weights(head + j, j, i);
+    k_.head_values(values_[i], n, PairedValues(i), x_.expanded);
+    for (int j = first; j < first + n; ++j) Values(j, i);
   }
 
-  const void* Expanded(int j) const { return Operands(x_.expanded, static_cast<size_t>(j) * 64 * s_.dp); }
+  // The j-th head at this time uses place j mod kHeads of what is made for one page.
+  const void* Expanded(int j) const {
+    return Operands(x_.expanded, static_cast<size_t>(j % kHeads) * 64 * s_.dp);
+  }
+  float* WeightsOf(int j) const { return x_.weights + j % kHeads * x_.weight_floats; }
 
   void Weights(int head, int j, int i) {
     k_.head_weights({.queries = Operands(x_.queries, static_cast<size_t>(head) * s_.dp),
@@ -136,13 +140,13 @@ class HeadPass {
                      .sum = x_.sum + j * task_.n_rows,
                      .out = x_.out + j * x_.out_floats,
                      .out_stride = static_cast<size_t>(s_.dp),
-                     .weights = x_.weights + j * x_.weight_floats,
+                     .weights = WeightsOf(j),
                      .fetch = next_.at < next_.end ? &next_ : nullptr});
   }
 
   // The first page's product overwrites the output.
   void Values(int j, int i) {
-    k_.gemm({.a = x_.weights + j * x_.weight_floats,
+    k_.gemm({.a = WeightsOf(j),
              .lda = 64,
              .b = Expanded(j),
              .ldb = s_.dp,

@@ -65,8 +65,13 @@ void AttentionPlan::Build(const StepPlan& plan, const AttentionLimits& limits) {
   used_slots_ = 0;
   shared_tasks_.clear(), last_tasks_.clear(), expand_tasks_.clear();
   waves_.assign(1, {});
+  other_rows_.clear();
   slot_.assign(plan.n_rows(), 0), n_parts_.assign(plan.n_rows(), 0), n_last_tasks_.assign(plan.n_rows(), 0);
 
+  for (int s = 0; s < plan.n_sequences(); ++s) {
+    if (RowsOf(plan, s) == 1) continue;
+    for (int row = plan.row_begin[s]; row < plan.row_begin[s + 1]; ++row) other_rows_.push_back(row);
+  }
   size_t next_group = 0;
   for (int s = 0; s < plan.n_sequences();) {
     while (next_group < plan.shared_prefixes.size() && plan.shared_prefixes[next_group].first_sequence < s)
@@ -155,7 +160,8 @@ void AttentionPlan::AddUnit(const StepPlan& plan, const Unit& unit) {
       const int split = first_split + i, page = std::max(FirstPageOf(split), unit.shared_pages);
       last_tasks_.push_back({begin, end - begin, page, std::min(FirstPageOf(split + 1), n_pages),
                              shared_parts + i, -1, PageIds(plan, s), !by_heads && page > FirstPageOf(split),
-                             limits_.head_rows > 0 && end - begin >= limits_.head_rows});
+                             limits_.head_rows > 0 && end - begin >= limits_.head_rows,
+                             RowsOf(plan, s) == 1 && i + 1 == n_own});
     }
     for (int row = begin; row < end; ++row) {
       slot_[row] = used_slots_, n_parts_[row] = shared_parts + n_own;
@@ -175,13 +181,13 @@ int AttentionPlan::AddSharedTasks(const StepPlan& plan, const Unit& unit) {
     const int n = std::min((n_pages + each - 1) / each * limits_.n_threads, n_splits);
     for (int i = 0; i < n; ++i)
       last_tasks_.push_back({unit.row, n_rows, n_pages * i / n, n_pages * (i + 1) / n, i, -1,
-                             PageIds(plan, unit.first), false, true});
+                             PageIds(plan, unit.first), false, true, false});
     return n;
   }
   for (int page = 0; page < n_pages; page = FirstPageOf(SplitOf(page) + 1)) {
     const int split = SplitOf(page);
     shared_tasks_.push_back({unit.row, n_rows, page, std::min(FirstPageOf(split + 1), n_pages), split, -1,
-                             PageIds(plan, unit.first), false, false});
+                             PageIds(plan, unit.first), false, false, false});
   }
   return n_splits;
 }

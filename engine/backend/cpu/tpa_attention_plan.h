@@ -37,6 +37,7 @@ struct FactorTask {
   const int32_t* pages;          // the sequence's page ids
   bool resume;                   // continue from the state in the slots
   bool by_heads;
+  bool stores;  // its row's page is nobody else's, and may be written to first
   int n_pages() const { return page_end - page_begin; }
 };
 
@@ -84,6 +85,8 @@ class AttentionPlan {
   int slot(int row) const { return slot_[row]; }
   int n_parts(int row) const { return n_parts_[row]; }
   int n_last_tasks(int row) const { return n_last_tasks_[row]; }
+  // Rows that no task stores.
+  const std::vector<int32_t>& other_rows() const { return other_rows_; }
 
  private:
   // Sequences [first, end) with the same `shared_pages` leading pages; rows [row, row_end).
@@ -100,7 +103,7 @@ class AttentionPlan {
   std::vector<FactorTask> shared_tasks_, last_tasks_;
   std::vector<ExpandTask> expand_tasks_;
   std::vector<AttentionWave> waves_;
-  std::vector<int32_t> slot_, n_parts_, n_last_tasks_;
+  std::vector<int32_t> slot_, n_parts_, n_last_tasks_, other_rows_;
 };
 
 }  // namespace t6::cpu

@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstring>
 #include <utility>
-#include <vector>
 
 #include "engine/backend/cpu/row_ops.h"
 #include "engine/backend/cpu/tpa_attention_page.h"
@@ -32,7 +31,6 @@ uint32_t Largest(const float* x, int n, int stride) {
 template <typename T>
 class RowStore {
  public:
-  // `scratch` holds a vector of dp numbers and one of `most` terms of A.
   RowStore(const AttentionKernels& kernels, const StoreFactorsParams& p, float* scratch)
       : kernels_(kernels),
         p_(p),
@@ -42,16 +40,6 @@ class RowStore {
         half_(p.spec->rotary_dim / 2),
         rotated_(scratch),
         rounded_(reinterpret_cast<T*>(scratch + dp_)) {}
-
-  // Asks for the lines that a token's A goes to, one each for rank and head, before they are written.
-  void Expect(int slot) const {
-    const uint8_t* page = PageOf(slot);
-    for (const auto& [name, rank] :
-         {std::pair(PartName::kAK, p_.spec->k.rank), {PartName::kAV, p_.spec->v.rank}}) {
-      const uint8_t* at = page + p_.pages.layout->part(name).offset + slot % kPageTokens * sizeof(T);
-      for (int i = 0; i < rank * h_; ++i) __builtin_prefetch(at + i * kPageTokens * sizeof(T), 1);
-    }
-  }
 
   void Run(int row, int position, int slot) {
     page_ = PageOf(slot), token_ = slot % kPageTokens;
@@ -113,30 +101,32 @@ class RowStore {
   const float *cos_ = nullptr, *sin_ = nullptr;
 };
 
-template <typename T>
-void StoreRows(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
-               int begin, int end) {
-  const AttentionSpec& spec = *params.spec;
-  std::vector<float> scratch(RoundUp(spec.head_dim, 32) + std::max(spec.k.rank, spec.v.rank) * spec.n_heads);
-  RowStore<T> store(kernels, params, scratch.data());
-  if (begin < end) store.Expect(plan.slots[begin]);
-  for (int row = begin; row < end; ++row) {
-    if (row + 1 < end) store.Expect(plan.slots[row + 1]);
-    const int slot = plan.slots[row];
-    T6_DCHECK(slot >= 0 && slot / kPageTokens < params.pages.n_pages, "slot {} of {} pages", slot,
-              params.pages.n_pages);
-    store.Run(row, plan.positions[row], slot);
+}  // namespace
+
+size_t StoreScratchFloats(const AttentionSpec& spec) {
+  return RoundUp(spec.head_dim, 32) + static_cast<size_t>(std::max(spec.k.rank, spec.v.rank)) * spec.n_heads;
+}
+
+void ExpectFactorRow(const StoreFactorsParams& params, int slot) {
+  const PageLayout& layout = *params.pages.layout;
+  const size_t number = SizeOf(layout.dtype());
+  const uint8_t* page = params.pages.base + slot / kPageTokens * layout.page_bytes();
+  for (const PartName name : {PartName::kAK, PartName::kAV}) {
+    const int n = params.spec->n_heads * (name == PartName::kAK ? params.spec->k.rank : params.spec->v.rank);
+    const uint8_t* at = page + layout.part(name).offset + slot % kPageTokens * number;
+    for (int i = 0; i < n; ++i) __builtin_prefetch(at + i * kPageTokens * number, 1);
   }
 }
 
-}  // namespace
-
-void StoreFactorRows(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
-                     int begin, int end) {
+void StoreFactorRow(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
+                    int row, float* scratch) {
+  const int slot = plan.slots[row], position = plan.positions[row];
+  T6_DCHECK(slot >= 0 && slot / kPageTokens < params.pages.n_pages, "slot {} of {} pages", slot,
+            params.pages.n_pages);
   const DType type = params.pages.layout->dtype();
-  if (type == DType::kF32) return StoreRows<float>(kernels, params, plan, begin, end);
-  if (type == DType::kBF16) return StoreRows<bf16>(kernels, params, plan, begin, end);
-  StoreRows<fp8>(kernels, params, plan, begin, end);
+  if (type == DType::kF32) return RowStore<float>(kernels, params, scratch).Run(row, position, slot);
+  if (type == DType::kBF16) return RowStore<bf16>(kernels, params, scratch).Run(row, position, slot);
+  RowStore<fp8>(kernels, params, scratch).Run(row, position, slot);
 }
 
 }  // namespace t6::cpu

@@ -6,8 +6,12 @@
 
 namespace t6::cpu {
 
-// Rows [begin, end) of the plan. Two calls at a time must not touch the same row.
-void StoreFactorRows(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
-                     int begin, int end);
+// Floats that storing a row needs beside.
+size_t StoreScratchFloats(const AttentionSpec& spec);
+// Asks for the lines that a row's A goes to, one each for rank and head, before they are written.
+void ExpectFactorRow(const StoreFactorsParams& params, int slot);
+// Two calls at a time must not be of the same row.
+void StoreFactorRow(const AttentionKernels& kernels, const StoreFactorsParams& params, const StepPlan& plan,
+                    int row, float* scratch);
 
 }  // namespace t6::cpu

@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "engine/backend/cpu/tpa_attention_page.h"
+#include "engine/backend/cpu/tpa_attention_store.h"
 
 namespace t6::cpu {
 namespace {
@@ -31,6 +32,7 @@ AttentionShape::AttentionShape(const AttentionSpec& spec)
       block_rows(std::max(1, 2 * kRowGroup / h)),
       block_m(RoundUp(block_rows * std::max(h, n_query_vectors), kRowGroup)),
       max_task_rows(std::clamp(65536 / (h * dp), 1, 32)),
+      store_floats(StoreScratchFloats(spec)),
       slot_floats(static_cast<size_t>(h) * dp + 2 * RoundUp(h, 16)) {
   const size_t ranks = RoundUp(rank_k, 2) + RoundUp(rank_v, 2), page = ranks * 64 * dp * sizeof(bf16);
   max_head_pages = static_cast<int>(std::clamp<size_t>(kHeadPagesBytes / page, kSplitPages, kMostHeadPages));

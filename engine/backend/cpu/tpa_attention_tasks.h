@@ -27,6 +27,7 @@ struct AttentionShape {
   int block_m;           // block_rows * h, rounded up to kRowGroup
   int max_task_rows;     // of a FactorTask
   int max_head_pages;    // of one that goes head by head: what is prepared of them stays in a core's cache
+  size_t store_floats;   // that storing a row needs
   size_t slot_floats;    // a partial: out [h][dp], max [h], sum [h]
   size_t scratch_bytes;  // of one worker
 
@@ -42,7 +43,9 @@ struct AttentionRun {
   const float* queries = nullptr;  // of expanded tasks: [n_rows][n_query_vectors][dp] rotated and scaled
   float* slots = nullptr;          // [n_slots][slot_floats]
   const AttentionPlan* plan = nullptr;
-  uint64_t serial = 0;  // differs from run to run
+  const StepPlan* step = nullptr;
+  const StoreFactorsParams* store = nullptr;  // what tasks that store write; null: all is stored
+  uint64_t serial = 0;                        // differs from run to run
 };
 
 // What a worker keeps from task to task.
