@@ -117,6 +117,31 @@ TEST_P(SampleTest, GreedyTakesTheLowestOfTheMostLikely) {
   }
 }
 
+// Several rows that ask for nothing else: the same, wherever in the vocabulary the most likely ones are.
+TEST_P(SampleTest, GreedyRowsTogetherTakeWhatEachTakesAlone) {
+  for (int n : {1, 100, 1024, 1025, 8192, 50304}) {
+    for (int n_text : {1, n / 2 + 1, n}) {
+      std::vector<float> logits;
+      std::vector<int32_t> expected;
+      for (int row = 0; row < 7; ++row) {
+        std::vector<float> one = RandomLogits(n, row + 1);
+        for (float& x : one) x -= 100.0f;
+        one[n - 1] = 200.0f;  // perhaps without text
+        const int first = (n_text - 1) * row / 6, second = std::min(n_text - 1, first + 1024);
+        one[first] = one[second] = n_text < n ? 50.0f : 250.0f;
+        expected.push_back(first);
+        logits.insert(logits.end(), one.begin(), one.end());
+      }
+      const auto outputs = Run(logits, n, n_text, std::vector<SamplingRow>(7, Greedy()));
+      ASSERT_TRUE(outputs.ok());
+      for (int row = 0; row < 7; ++row) {
+        EXPECT_EQ((*outputs)[row].token, expected[row]) << "row " << row << " of " << n << ", " << n_text;
+        EXPECT_TRUE(std::isnan((*outputs)[row].logprob));
+      }
+    }
+  }
+}
+
 TEST_P(SampleTest, GreedyWithoutLogProbabilitiesGivesNone) {
   const TokenOutput output = One(RandomLogits(100, 1), Greedy());
   EXPECT_TRUE(std::isnan(output.logprob));

@@ -13,6 +13,9 @@ namespace t6::cpu {
 namespace {
 
 constexpr float kGreedyBelow = 1e-5f;
+// What a worker looks at in one go. Its share of all pieces is about its share of the product that made them,
+// so that it finds them in its own cache.
+constexpr int kPieceColumns = 1024;
 
 // Ascending keys are descending logits, and among equals ascending ids.
 uint64_t LikelyFirst(float logit, int32_t id) {
@@ -150,10 +153,45 @@ bool Sampler::RunRow(const SampleParams& params, const SamplingRow& row, const f
   return true;
 }
 
-Status Sampler::Run(const SampleParams& params, const std::vector<SamplingRow>& rows,
-                    std::vector<TokenOutput>* outputs) {
+Sampler::Best Sampler::BestOf(const float* logits, int begin, int end, int n_text) {
+  const int text_end = std::clamp(n_text, begin, end);
+  Best best{-1, 0.0f, true};
+  if (text_end > begin) {
+    const RowScan text = ScanRow(logits + begin, text_end - begin);
+    best = {begin + FirstIndexOf(logits + begin, text_end - begin, text.max), text.max, text.finite};
+  }
+  if (text_end < end) best.finite = ScanRow(logits + text_end, end - text_end).finite && best.finite;
+  return best;
+}
+
+int Sampler::RunGreedy(const SampleParams& params, int n_rows, std::vector<TokenOutput>* outputs) {
+  const int n_text = std::clamp(params.n_text_tokens, 1, params.vocab);
+  const int n_pieces = (params.vocab + kPieceColumns - 1) / kPieceColumns;
+  best_.resize(static_cast<size_t>(n_pieces) * n_rows);
+  pool_->RunSticky(n_pieces, 1, [&](int piece, int /*end*/, int /*worker*/) {
+    const int begin = piece * kPieceColumns, end = std::min(params.vocab, begin + kPieceColumns);
+    for (int row = 0; row < n_rows; ++row) {
+      const float* logits = params.logits + static_cast<size_t>(row) * params.vocab;
+      best_[static_cast<size_t>(piece) * n_rows + row] = BestOf(logits, begin, end, n_text);
+    }
+  });
+  for (int row = 0; row < n_rows; ++row) {
+    Best best = best_[row];
+    for (int piece = 1; piece < n_pieces; ++piece) {
+      const Best& other = best_[static_cast<size_t>(piece) * n_rows + row];
+      const bool finite = best.finite && other.finite;
+      if (other.token >= 0 && other.logit > best.logit) best = other;
+      best.finite = finite;
+    }
+    if (!best.finite) return row;
+    (*outputs)[row] = {.token = best.token, .logprob = std::numeric_limits<float>::quiet_NaN(), .top = {}};
+  }
+  return n_rows;
+}
+
+int Sampler::RunRows(const SampleParams& params, const std::vector<SamplingRow>& rows,
+                     std::vector<TokenOutput>* outputs) {
   const int n_rows = static_cast<int>(rows.size());
-  outputs->resize(rows.size());
   std::atomic<int> first_bad{n_rows};
   pool_->Run(n_rows, [&](int i, int worker) {
     const float* logits = params.logits + static_cast<size_t>(i) * params.vocab;
@@ -162,7 +200,17 @@ Status Sampler::Run(const SampleParams& params, const std::vector<SamplingRow>& 
     while (i < seen && !first_bad.compare_exchange_weak(seen, i)) {
     }
   });
-  const int bad = first_bad.load();
+  return first_bad.load();
+}
+
+Status Sampler::Run(const SampleParams& params, const std::vector<SamplingRow>& rows,
+                    std::vector<TokenOutput>* outputs) {
+  const int n_rows = static_cast<int>(rows.size());
+  outputs->resize(rows.size());
+  const bool greedy = n_rows > 1 && std::all_of(rows.begin(), rows.end(), [](const SamplingRow& row) {
+                        return row.score_token < 0 && row.n_top < 0 && row.temperature < kGreedyBelow;
+                      });
+  const int bad = greedy ? RunGreedy(params, n_rows, outputs) : RunRows(params, rows, outputs);
   if (bad < n_rows) return Internal("the logits of output row {} are not all finite", bad);
   return absl::OkStatus();
 }

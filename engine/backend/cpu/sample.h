@@ -1,5 +1,5 @@
 // From logits to tokens: greedy choice, draws, log-probabilities (StepPlan's SamplingRow says which). Rows
-// run in parallel.
+// run in parallel; where all of several rows are greedy and nothing else is wanted, columns do.
 //
 // A draw: logits over text ids alone, divided by the temperature; then the top_k largest (ties: lowest ids);
 // then, of these renormalised, the shortest run from the most likely down whose sum reaches top_p; then the
@@ -32,6 +32,17 @@ class Sampler {
     std::vector<int32_t> ids;
     std::vector<uint64_t> keys;
   };
+  // The first most likely id of a piece of a row's logits; -1 where none has text.
+  struct Best {
+    int32_t token;
+    float logit;
+    bool finite;
+  };
+  static Best BestOf(const float* logits, int begin, int end, int n_text);
+  // Both return the first row with a logit that is not finite, or the number of rows.
+  int RunGreedy(const SampleParams& params, int n_rows, std::vector<TokenOutput>* outputs);
+  int RunRows(const SampleParams& params, const std::vector<SamplingRow>& rows,
+              std::vector<TokenOutput>* outputs);
   static bool RunRow(const SampleParams& params, const SamplingRow& row, const float* logits,
                      Scratch& scratch, TokenOutput* output);
   static int32_t Draw(const SamplingRow& row, const float* logits, int n, float max, Scratch& scratch);
@@ -41,6 +52,7 @@ class Sampler {
 
   ThreadPool* pool_;
   std::vector<Scratch> scratch_;
+  std::vector<Best> best_;  // [n_pieces][n_rows]
 };
 
 }  // namespace t6::cpu

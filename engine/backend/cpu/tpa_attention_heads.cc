@@ -19,7 +19,6 @@ struct HeadScratch {
       : paired_keys_size(static_cast<size_t>(RoundUp(s.rank_k, 2)) * 64 * s.dp),
         paired_values_size(static_cast<size_t>(RoundUp(s.rank_v, 2)) * 64 * s.dp),
         weight_floats(static_cast<size_t>(s.max_task_rows) * 64),
-        out_floats(static_cast<size_t>(s.max_task_rows) * s.dp),
         pages(c.Take<bf16>(PageNumbers(s) * s.max_head_pages)),
         padded(c.Take<float>(static_cast<size_t>(std::max(s.rank_k, s.rank_v)) * 64 * s.dp)),
         rotated(c.Take<float>(static_cast<size_t>(s.n_query_vectors) * s.dp)),
@@ -29,13 +28,13 @@ struct HeadScratch {
         paired_values(c.Take<float>(paired_values_size * s.max_head_pages)),
         expanded(c.Take<float>(static_cast<size_t>(kHeads) * 64 * s.dp)),
         weights(c.Take<float>(kHeads * weight_floats)),
-        out(c.Take<float>(kFirstHeads * out_floats)),
+        out(c.Take<float>(static_cast<size_t>(kFirstHeads) * s.max_task_rows * s.dp)),
         max(c.Take<float>(static_cast<size_t>(kFirstHeads) * s.max_task_rows)),
         sum(c.Take<float>(static_cast<size_t>(kFirstHeads) * s.max_task_rows)),
         visible(c.Take<int>(static_cast<size_t>(s.max_head_pages) * s.max_task_rows)) {}
 
   size_t paired_keys_size, paired_values_size;  // operands of a page
-  size_t weight_floats, out_floats;             // of a head
+  size_t weight_floats;                         // of a head
   bf16* pages;
   float *padded, *rotated, *query, *queries, *paired_keys, *paired_values, *expanded, *weights, *out, *max,
       *sum;
@@ -127,6 +126,8 @@ class HeadPass {
   const void* Expanded(int j) const {
     return Operands(x_.expanded, static_cast<size_t>(j % kHeads) * 64 * s_.dp);
   }
+  // A row's outputs of the heads at this time lie side by side.
+  size_t OutStride() const { return static_cast<size_t>(n_heads_) * s_.dp; }
   float* WeightsOf(int j) const { return x_.weights + j % kHeads * x_.weight_floats; }
 
   void Weights(int head, int j, int i) {
@@ -138,8 +139,8 @@ class HeadPass {
                      .visible = VisibleOf(i),
                      .max = x_.max + j * task_.n_rows,
                      .sum = x_.sum + j * task_.n_rows,
-                     .out = x_.out + j * x_.out_floats,
-                     .out_stride = static_cast<size_t>(s_.dp),
+                     .out = x_.out + static_cast<size_t>(j) * s_.dp,
+                     .out_stride = OutStride(),
                      .weights = WeightsOf(j),
                      .fetch = next_.at < next_.end ? &next_ : nullptr});
   }
@@ -150,8 +151,8 @@ class HeadPass {
              .lda = 64,
              .b = Expanded(j),
              .ldb = s_.dp,
-             .c = x_.out + j * x_.out_floats,
-             .ldc = s_.dp,
+             .c = x_.out + static_cast<size_t>(j) * s_.dp,
+             .ldc = static_cast<int>(OutStride()),
              .m = task_.n_rows,
              .n = s_.dp,
              .k = 64,
@@ -164,9 +165,9 @@ class HeadPass {
     for (int row = 0; row < task_.n_rows; ++row) {
       float* slot = run_.slots + (run_.plan->slot(task_.first_row + row) + task_.part) * s_.slot_floats;
       float* max = slot + static_cast<size_t>(s_.h) * s_.dp;
+      std::memcpy(slot + static_cast<size_t>(head) * s_.dp, x_.out + row * OutStride(),
+                  sizeof(float) * OutStride());
       for (int j = 0; j < n_heads_; ++j) {
-        std::memcpy(slot + static_cast<size_t>(head + j) * s_.dp,
-                    x_.out + j * x_.out_floats + static_cast<size_t>(row) * s_.dp, sizeof(float) * s_.dp);
         max[head + j] = x_.max[j * task_.n_rows + row];
         max[s_.h + head + j] = x_.sum[j * task_.n_rows + row];
       }
