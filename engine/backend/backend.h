@@ -102,6 +102,7 @@ class Backend {
   virtual Status CopyAndClearPages(const CopyPagesParams& params) = 0;
   virtual Status Embed(const EmbedParams& params) = 0;
   virtual Status Project(const ProjectParams& params) = 0;
+  // In the pages when the layer's TpaAttention, which comes next, is done.
   virtual Status StoreFactors(const StoreFactorsParams& params) = 0;
   virtual Status TpaAttention(const TpaAttentionParams& params) = 0;
   virtual Status Sample(const SampleParams& params) = 0;
