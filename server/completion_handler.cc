@@ -1,5 +1,7 @@
 #include "server/completion_handler.h"
 
+#include <atomic>
+
 #include "server/error_map.h"
 #include "server/generation_handler.h"
 #include "server/request_checks.h"
@@ -11,6 +13,32 @@ using Base = GenerationHandlerBase<v1::CompletionRequest, v1::CompletionResponse
 
 // OpenAI's default, where the model has none of its own.
 constexpr int kDefaultMaxTokens = 16;
+
+// Log-probabilities of the prompts that are being answered. One takes some 250 bytes until it is sent, and is
+// had for a prompt's price: a body of 4 MiB could ask for 20 million.
+class ScoreBudget {
+ public:
+  static constexpr int64_t kOfARequest = int64_t{1} << 20, kOfAll = int64_t{1} << 22;
+
+  // INVALID_ARGUMENT: more than any request may have; RESOURCE_EXHAUSTED: others have them.
+  StatusOr<std::shared_ptr<void>> Take(int64_t n) {
+    if (n > kOfARequest) {
+      return BadField("logprobs",
+                      "the prompts would have {} log-probabilities; {} are the most for a request", n,
+                      kOfARequest);
+    }
+    std::shared_ptr<int64_t> share(new int64_t(n), [taken = taken_](int64_t* mine) {
+      *taken -= *mine;
+      delete mine;
+    });
+    if ((*taken_ += n) <= kOfAll) return share;
+    return ResourceExhausted("the prompts of other requests have {} log-probabilities, the most at once",
+                             kOfAll);
+  }
+
+ private:
+  const std::shared_ptr<std::atomic<int64_t>> taken_ = std::make_shared<std::atomic<int64_t>>(0);
+};
 
 // "prompt", or "prompt[3]" among several.
 std::string PromptName(const v1::CompletionRequest& request, int index) {
@@ -60,6 +88,7 @@ class CompletionHandlerImpl final : public Base {
     }
 
     const ModelInfo& info = model.engine->info();
+    int64_t n_scored = 0;
     std::vector<GenerationSpec::Prompt> prompts;
     for (int i = 0; i < request.prompts_size(); ++i) {
       const std::string name = PromptName(request, i);
@@ -76,14 +105,20 @@ class CompletionHandlerImpl final : public Base {
       prompt.text.logprobs = request.has_logprobs();
       prompt.text.echo = request.echo();
       if (request.echo() && given.has_text()) prompt.text.prompt_text = given.text();
+      if (request.echo() && request.has_logprobs())
+        n_scored += static_cast<int64_t>(prompt.request.prompt.size());
       prompts.push_back(std::move(prompt));
     }
+    T6_ASSIGN_OR_RETURN(prompts.front().share, scores_.Take(n_scored * (1 + request.logprobs())));
     return prompts;
   }
 
   void FillText(std::string&& text, bool first, v1::CompletionChoice* choice) const override {
     choice->set_text(std::move(text));
   }
+
+ private:
+  mutable ScoreBudget scores_;
 };
 
 }  // namespace

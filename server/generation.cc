@@ -22,7 +22,7 @@ StatusOr<std::shared_ptr<Generation>> Generation::Start(const ServedModel& model
       generation->reported_ = true;  // whoever asked reports the refusal
       return events.status();        // and the destructor cancels what was accepted
     }
-    generation->choices_.push_back({*std::move(events), std::move(text), {}});
+    generation->choices_.push_back({*std::move(events), std::move(text), std::move(prompt.share), {}});
   }
   generation->n_running_ = static_cast<int>(generation->choices_.size());
   generation->Listen();

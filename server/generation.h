@@ -33,6 +33,7 @@ struct GenerationSpec {
   struct Prompt {
     GenerationRequest request;
     TextStreamOptions text;
+    std::shared_ptr<void> share;  // of a budget, given back when the request is over
   };
   std::vector<Prompt> prompts;
   RequestRecord record;  // id, transport and endpoint are set
@@ -64,6 +65,7 @@ class Generation final : public std::enable_shared_from_this<Generation> {
   struct Choice {
     std::shared_ptr<EventStream> events;
     std::unique_ptr<TextStream> text;
+    std::shared_ptr<void> share;
     TextDelta unread;  // merged until the transport asks
     bool has_unread = false;
     bool any_read = false;

@@ -122,6 +122,29 @@ TEST_F(HandlersTest, SeveralPromptsBecomeSeveralChoices) {
   EXPECT_EQ(response->usage().completion_tokens(), 2);
 }
 
+TEST_F(HandlersTest, LogprobsOfPromptsAreBoundedForOneRequestAndForAll) {
+  v1::CompletionRequest request = TokenRequest(std::vector<int32_t>(800, 10));
+  for (int i = 1; i < 64; ++i) *request.add_prompts() = request.prompts(0);
+  request.mutable_sampling()->set_max_tokens(0);
+  request.set_echo(true);
+  request.set_logprobs(20);  // 64 x 800 x 21
+  const Status too_many = Complete(request).status();
+  EXPECT_EQ(too_many.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorParam(too_many), "logprobs");
+  EXPECT_THAT(std::string(too_many.message()), HasSubstr("1075200"));
+  request.set_logprobs(19);
+  std::vector<std::unique_ptr<StreamingCall<v1::CompletionChunk>>> calls;
+  for (int i = 0; i < 4; ++i) {
+    auto call = world_.completion->Stream(request, {});
+    ASSERT_TRUE(call.ok()) << call.status();
+    calls.push_back(*std::move(call));
+  }
+  EXPECT_EQ(world_.completion->Stream(request, {}).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(world_.completion->Stream(TextRequest("x"), {}).ok()) << "which asks for none";
+  calls.pop_back();
+  EXPECT_TRUE(world_.completion->Stream(request, {}).ok());
+}
+
 TEST_F(HandlersTest, EchoWithLogprobsAndNoOutputScoresThePrompt) {
   world_.engine.AnswerWith({9});
   v1::CompletionRequest request = TokenRequest({10, 11, 12});
