@@ -27,6 +27,7 @@ class Daemon:
     def __init__(self, binary, model, *flags, ready_timeout=120.0, http="127.0.0.1:0", grpc="127.0.0.1:0"):
         self._folder = tempfile.TemporaryDirectory(prefix="t6d-")
         self.log_path = pathlib.Path(self._folder.name) / "log"
+        self._hosts = {"http": http.rsplit(":", 1)[0], "grpc": grpc.rsplit(":", 1)[0]}
         self._port_file = pathlib.Path(self._folder.name) / "ports"
         command = [str(binary), "--model", str(model), "--http", http, "--grpc", grpc,
                    "--port-file", str(self._port_file), *map(str, flags)]
@@ -47,7 +48,7 @@ class Daemon:
                 raise StartError(f"t6d exited with {exit_code}", exit_code, self.log())
             if self._port_file.exists():
                 ports = json.loads(self._port_file.read_text())
-                self.http, self.grpc = (f"127.0.0.1:{ports[name]}" for name in ("http", "grpc"))
+                self.http, self.grpc = (f"{self._hosts[name]}:{ports[name]}" for name in ("http", "grpc"))
                 if self._ready():
                     return
             if time.monotonic() > deadline:
