@@ -94,13 +94,14 @@ def test_a_killed_replica_costs_only_what_it_had_begun(balancer, client):
     begun = [r for r in results if r.first and r.started < killed < r.ended]
     after = [r for r in results if r.started > killed]
     slowest = max(r.first - r.started for r in after if r.first)
+    usual = max(r.first - r.started for r in results if r.first and r.ended < killed)  # this machine's, under this load
     print(f"\nkill -9, {balancer.__name__}: {len(results)} requests, {running} running before, {len(failed)} streams cut "
           f"({ {r.error for r in failed} }), {len(after)} begun after it, slowest first token {slowest:.2f} s")
-    assert running[victim] > 0 and len(results) > 100
+    assert running[victim] > 0 and len(after) > len(three.daemons)
     for r in failed:
         assert r in begun, f"failed though no token had been sent: {r}"
     assert 0 < len(failed) <= 24
-    assert slowest < 2
+    assert slowest < 2 + usual
 
 
 def test_a_rolling_restart_costs_nothing(balancer, wire):
