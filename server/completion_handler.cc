@@ -27,13 +27,14 @@ class ScoreBudget {
                       "the prompts would have {} log-probabilities; {} are the most for a request", n,
                       kOfARequest);
     }
-    std::shared_ptr<int64_t> share(new int64_t(n), [taken = taken_](int64_t* mine) {
-      *taken -= *mine;
-      delete mine;
-    });
-    if ((*taken_ += n) <= kOfAll) return share;
-    return ResourceExhausted("the prompts of other requests have {} log-probabilities, the most at once",
-                             kOfAll);
+    int64_t taken = *taken_;
+    do {
+      if (taken + n > kOfAll) {
+        return ResourceExhausted("the prompts of other requests have {} log-probabilities of {} at once",
+                                 taken, kOfAll);
+      }
+    } while (!taken_->compare_exchange_weak(taken, taken + n));
+    return std::shared_ptr<void>(nullptr, [n, taken = taken_](void*) { *taken -= n; });
   }
 
  private:
