@@ -17,6 +17,38 @@ struct CombineParams {
 };
 CombineParams MakeCombineParams(const DecodeCall& call);
 
+// A share of a sum of weighted values, relative to a maximum: four columns.
+struct PartialSum {
+  static constexpr float kNone = -1e30f;  // the maximum of nothing
+  float max = kNone, sum = 0.0f;
+  float4 out = {0.0f, 0.0f, 0.0f, 0.0f};
+
+#ifdef __CUDACC__
+  __device__ void ScaleTo(float most) {
+    const float factor = ptx::Exp2(max - most);
+    max = most, sum *= factor;
+    out.x *= factor, out.y *= factor, out.z *= factor, out.w *= factor;
+  }
+  // One that is not above the maximum.
+  __device__ void Add(float2 max_sum, const float4& o) {
+    const float factor = ptx::Exp2(max_sum.x - max);
+    sum = fmaf(factor, max_sum.y, sum);
+    out.x = fmaf(factor, o.x, out.x), out.y = fmaf(factor, o.y, out.y);
+    out.z = fmaf(factor, o.z, out.z), out.w = fmaf(factor, o.w, out.w);
+  }
+  // All at once, so that their powers do not wait for each other.
+  template <int kN>
+  __device__ void Add(const float2 (&max_sum)[kN], const float4 (&o)[kN]) {
+    float most = max;
+#pragma unroll
+    for (int i = 0; i < kN; ++i) most = fmaxf(most, max_sum[i].x);
+    ScaleTo(most);
+#pragma unroll
+    for (int i = 0; i < kN; ++i) Add(max_sum[i], o[i]);
+  }
+#endif
+};
+
 // kThreads threads, each with four columns of every kLanes-th partial; of a head's columns, one part of
 // kParts. Lanes of a warp meet by shuffles, warps in shared memory. The order of every addition is fixed by
 // the number of partials and the template's arguments alone.
@@ -52,24 +84,9 @@ class Combiner {
   // Partials that a thread asks for before it uses the first: enough for one from each block of 132, as far
   // as registers go.
   static constexpr int kLoads = kLanes >= 16 ? (132 + kLanes - 1) / kLanes : 9;
-  static constexpr float kNone = -1e30f;
+  static constexpr float kNone = PartialSum::kNone;
 
-  // A share of a sum of weighted values, relative to a maximum.
-  struct Running {
-    float max = kNone, sum = 0.0f;
-    float4 out = {0.0f, 0.0f, 0.0f, 0.0f};
-
-    __device__ void ScaleTo(float most) {
-      const float factor = ptx::Exp2(max - most);
-      max = most, sum *= factor;
-      out.x *= factor, out.y *= factor, out.z *= factor, out.w *= factor;
-    }
-    __device__ void Add(float2 max_sum, const float4& o) {
-      const float factor = ptx::Exp2(max_sum.x - max);
-      sum = fmaf(factor, max_sum.y, sum);
-      out.x = fmaf(factor, o.x, out.x), out.y = fmaf(factor, o.y, out.y);
-      out.z = fmaf(factor, o.z, out.z), out.w = fmaf(factor, o.w, out.w);
-    }
+  struct Running : PartialSum {
     // Those of a warp with the same columns: afterwards all have the sum.
     __device__ void AddLanes() {
       float most = max;
@@ -100,13 +117,7 @@ class Combiner {
         o[i] = exists ? *reinterpret_cast<const float4*>(p.partials.out + slot * kDim + column)
                       : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
       }
-      // All at once, so that their powers do not wait for each other.
-      float most = own.max;
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) most = fmaxf(most, max_sum[i].x);
-      own.ScaleTo(most);
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) own.Add(max_sum[i], o[i]);
+      own.Add(max_sum, o);
     }
     return own;
   }

@@ -155,15 +155,15 @@ __device__ void Consume(const DecodeParams& p, const HeadTiles& tiles, const Blo
   for (int index = begin; index < end; ++index) {
     const DecodeSegment segment = index == begin ? block->first : p.plan.segments[index];
     if (segment.n_pages == 0) continue;
-    std::conditional_t<kAwaits, StepQueryFormer<T, true>, QueryFormer<T>> former(p, tiles, shared.merge(),
-                                                                                 warp, lane, n_warps);
+    std::conditional_t<kAwaits, StepQueryFormer<T>, QueryFormer<T>> former(p, tiles, shared.merge(), warp,
+                                                                           lane, n_warps);
     const int64_t angle = static_cast<int64_t>(segment.position) * (p.rotary_dim / 2);
     const SegmentPlan plan = first != nullptr && index == begin
                                  ? *first
                                  : SegmentPlan{p.cos + angle, p.sin + angle,
                                                p.page_ids + segment.page_offset + segment.n_pages - 1};
     former.Form(segment, plan.cos, plan.sin);
-    constexpr int kTileBytes = kTileHeads * QueryFormer<T>::kStride * 2;
+    constexpr int kTileBytes = kTileHeads * QueryRows<T>::kStride * 2;
     own.Start(ptx::SharedAddress(shared.merge()) - tiles.first * kTileBytes, head_tile, lane, p.n_heads);
     ptx::NamedBarrier(kConsumerBarrier, n_threads);
 

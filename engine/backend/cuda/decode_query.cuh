@@ -5,20 +5,38 @@
 
 namespace t6::cuda {
 
-// Writes the scaled, rotated query of every head as bfloat16 rows (for fp8 pages as half precision, in the
-// order of their operands) [head tiles * 16][d + 8]: the padding
-// spreads ldmatrix's rows over all banks. Heads past the last are zero. A warp forms its own heads: it has B
-// in registers and A in shared memory, four ranks a word, and asks for all of both at once.
+// The scaled, rotated query of heads, as bfloat16 rows (for fp8 pages as half precision, in the order of
+// their operands) [head tiles * 16][d + 8]: the padding spreads ldmatrix's rows over all banks. Heads past
+// the last are zero.
+template <class T>
+struct QueryRows {
+  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8;
+  __nv_bfloat16* rows;
+
+  __device__ void Put(int row, int i, float x) const {
+    if constexpr (T::kFp8) {
+      constexpr float kMost = 65504.0f;  // of half precision
+      const int column = T::kTileQuery ? Fp8TileColumn(row, i) : Fp8Column(i);
+      reinterpret_cast<__half*>(rows)[row * kStride + column] =
+          __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
+    } else {
+      rows[row * kStride + i] = __float2bfloat16(x);
+    }
+  }
+};
+
+// Writes all heads' QueryRows. A warp forms its own heads: it has B in registers and A in shared memory, four
+// ranks a word, and asks for all of both at once.
 template <class T>
 class QueryFormer {
  public:
-  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8;
+  static constexpr int kStride = QueryRows<T>::kStride;
 
   // `memory`: the rows, then A, then the new token's factors.
   __device__ QueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
       : p_(p),
         rank_stride_((p.rank_q + 3) / 4 * 4),
-        rows_(reinterpret_cast<__nv_bfloat16*>(memory)),
+        rows_{reinterpret_cast<__nv_bfloat16*>(memory)},
         heads_(memory + p.head_tiles * kTileHeads * kStride / 2),
         new_factors_(heads_ + p.head_tiles * kTileHeads * rank_stride_),
         warp_(warp),
@@ -190,23 +208,13 @@ class QueryFormer {
   }
 
   __device__ void PutPair(int head, const Pair& pair, float x1, float x2) {
-    Put(head, pair.first, (x1 * pair.cos + x2 * pair.sin) * p_.query_scale);
-    Put(head, pair.second, (x2 * pair.cos - x1 * pair.sin) * p_.query_scale);
-  }
-  __device__ void Put(int head, int i, float x) {
-    if constexpr (T::kFp8) {
-      constexpr float kMost = 65504.0f;  // of half precision
-      const int column = T::kTileQuery ? Fp8TileColumn(head, i) : Fp8Column(i);
-      reinterpret_cast<__half*>(rows_)[head * kStride + column] =
-          __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
-    } else {
-      rows_[head * kStride + i] = __float2bfloat16(x);
-    }
+    rows_.Put(head, pair.first, (x1 * pair.cos + x2 * pair.sin) * p_.query_scale);
+    rows_.Put(head, pair.second, (x2 * pair.cos - x1 * pair.sin) * p_.query_scale);
   }
 
   const DecodeParams& p_;
   int rank_stride_;
-  __nv_bfloat16* rows_;
+  QueryRows<T> rows_;
   float *heads_, *new_factors_;
   int warp_, lane_, n_warps_;
 };

@@ -1,4 +1,5 @@
-// Adds one head's partial results of one sequence in the step kernel, where they may appear while it runs.
+// Adds one head's partial results of one sequence in the step kernel, where they appear while it runs
+// (exchange.cuh), also that of a sequence with a single segment.
 #pragma once
 
 #include "engine/backend/cuda/decode_combine.cuh"
@@ -18,16 +19,14 @@ class StepCombiner {
     float maxima[kLanes], sums[kLanes], squares[kDim / 32];
   };
 
-  // sync(): among the kThreads threads. kAwaits: the partials appear while the kernel runs (exchange.cuh),
-  // also that of a sequence with a single segment.
-  template <bool kAwaits = false, typename Sync>
+  // sync(): among the kThreads threads.
+  template <typename Sync>
   __device__ static void Run(const CombineParams& p, const DecodeSequence& sequence, int head, int thread,
                              Shared& shared, Sync sync) {
     if (sequence.n_segments == 0) return;
-    if (!kAwaits && sequence.n_segments == 1 && p.head_norm_weight == nullptr) return;
     const int quad = thread % kQuads, lane = thread / kQuads;
-    Running own;
-    if (lane < kLanes) own = AddPartials<kAwaits>(p, sequence, head, quad, lane);
+    PartialSum own;
+    if (lane < kLanes) own = AddPartials(p, sequence, head, quad, lane);
     if (lane < kLanes && quad == 0) shared.maxima[lane] = own.max;
     sync();
     float most = kNone;
@@ -44,39 +43,12 @@ class StepCombiner {
 
  private:
   static constexpr int kLoads = 5;  // partials that a thread asks for before it uses the first
-  static constexpr float kNone = -1e30f;
+  static constexpr float kNone = PartialSum::kNone;
   static constexpr int kColumns = kDim > kThreads ? kDim / kThreads : 1;  // of a thread, at the end
 
-  // A thread's share of a sum of weighted values, relative to a maximum.
-  struct Running {
-    float max = kNone, sum = 0.0f;
-    float4 out = {0.0f, 0.0f, 0.0f, 0.0f};
-
-    __device__ void ScaleTo(float most) {
-      const float factor = ptx::Exp2(max - most);
-      max = most, sum *= factor;
-      out.x *= factor, out.y *= factor, out.z *= factor, out.w *= factor;
-    }
-    // All at once, so that their powers do not wait for each other.
-    __device__ void Add(const float2 (&max_sum)[kLoads], const float4 (&o)[kLoads]) {
-      float most = max;
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) most = fmaxf(most, max_sum[i].x);
-      ScaleTo(most);
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        const float factor = ptx::Exp2(max_sum[i].x - most);
-        sum = fmaf(factor, max_sum[i].y, sum);
-        out.x = fmaf(factor, o[i].x, out.x), out.y = fmaf(factor, o[i].y, out.y);
-        out.z = fmaf(factor, o[i].z, out.z), out.w = fmaf(factor, o[i].w, out.w);
-      }
-    }
-  };
-
-  template <bool kAwaits>
-  __device__ static Running AddPartials(const CombineParams& p, const DecodeSequence& sequence, int head,
-                                        int quad, int lane) {
-    Running own;
+  __device__ static PartialSum AddPartials(const CombineParams& p, const DecodeSequence& sequence, int head,
+                                           int quad, int lane) {
+    PartialSum own;
     for (int base = lane; base < sequence.n_segments; base += kLanes * kLoads) {
       float2 max_sum[kLoads];
       float4 o[kLoads];
@@ -89,26 +61,20 @@ class StepCombiner {
         const float4* out_at = reinterpret_cast<const float4*>(p.partials.out + slot * kDim) + quad;
         max_sum[i] = make_float2(kNone, 0.0f), o[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (!exists) continue;
-        if constexpr (kAwaits) {
-          max_sum[i] = LookAt(max_sum_at), o[i] = LookAt(out_at);
-        } else {
-          max_sum[i] = *max_sum_at, o[i] = *out_at;
-        }
+        max_sum[i] = LookAt(max_sum_at), o[i] = LookAt(out_at);
       }
-      if constexpr (kAwaits) {
-        bool absent;
-        do {  // all that are absent at once
-          absent = false;
+      bool absent;
+      do {  // all that are absent at once
+        absent = false;
 #pragma unroll
-          for (int i = 0; i < kLoads; ++i) {
-            const int64_t slot =
-                static_cast<int64_t>(sequence.first_segment + base + i * kLanes) * p.n_heads + head;
-            if (!AnyAbsent(max_sum[i]) && !AnyAbsent(o[i])) continue;
-            max_sum[i] = LookAt(p.partials.max_sum + slot), absent = true;
-            o[i] = LookAt(reinterpret_cast<const float4*>(p.partials.out + slot * kDim) + quad);
-          }
-        } while (absent);
-      }
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t slot =
+              static_cast<int64_t>(sequence.first_segment + base + i * kLanes) * p.n_heads + head;
+          if (!AnyAbsent(max_sum[i]) && !AnyAbsent(o[i])) continue;
+          max_sum[i] = LookAt(p.partials.max_sum + slot), absent = true;
+          o[i] = LookAt(reinterpret_cast<const float4*>(p.partials.out + slot * kDim) + quad);
+        }
+      } while (absent);
       own.Add(max_sum, o);
     }
     return own;

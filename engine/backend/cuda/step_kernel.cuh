@@ -296,14 +296,14 @@ class StepBlock {
         MeetBlock();
         has_sequence_ = true;
       }
-      BlockCombiner::template Run<true>(p, own_.sequence, item % p.n_heads, place.warp * 32 + place.lane,
-                                        shared, [] { ptx::NamedBarrier(kConsumerBarrier, kThreads); });
+      BlockCombiner::Run(p, own_.sequence, item % p.n_heads, place.warp * 32 + place.lane, shared,
+                         [] { ptx::NamedBarrier(kConsumerBarrier, kThreads); });
       return;
     }
     auto& shared = reinterpret_cast<typename WarpCombiner::Shared*>(shared_.merge())[place.warp];
     for (int item = place.warp * gridDim.x + blockIdx.x; item < n_items; item += kWarps * gridDim.x) {
-      WarpCombiner::template Run<true>(p, p.sequences[item / p.n_heads], item % p.n_heads, place.lane, shared,
-                                       [] { __syncwarp(); });
+      WarpCombiner::Run(p, p.sequences[item / p.n_heads], item % p.n_heads, place.lane, shared,
+                        [] { __syncwarp(); });
     }
   }
 

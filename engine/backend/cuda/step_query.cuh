@@ -1,21 +1,19 @@
-// Forms a segment's query as decode_query.cuh does, in the step kernel: of some of the heads, from
-// projections that may appear while it runs.
+// Forms a segment's query in the step kernel: of some of the heads, from projections that appear while it
+// runs (exchange.cuh).
 #pragma once
 
-#include "engine/backend/cuda/decode_fp8.cuh"
+#include "engine/backend/cuda/decode_query.cuh"
 #include "engine/backend/cuda/exchange.cuh"
 
 namespace t6::cuda {
 
-// Writes the scaled, rotated query of every head as bfloat16 rows (for fp8 pages as half precision, in the
-// order of their operands) [head tiles * 16][d + 8]: the padding
-// spreads ldmatrix's rows over all banks. Heads past the last are zero. The factors pass through shared
-// memory, so that all of them are asked for at once; the angles, before the kernels in front are done.
-// kAwaits: the projections appear while the kernel runs (exchange.cuh).
-template <class T, bool kAwaits = false>
+// Writes the tiles' heads' QueryRows. The factors pass through shared memory, so that all of them are looked
+// at at once; warps share heads and pairs of columns as they come.
+template <class T>
 class StepQueryFormer {
  public:
-  static constexpr int kStride = T::kTileQuery ? T::kDim : T::kDim + 8, kHeads = 4;
+  static_assert(!T::kFp8, "a step's program attends to bfloat16 pages");
+  static constexpr int kStride = QueryRows<T>::kStride, kHeads = 4;
 
   // `memory`: the rows, of the tiles' heads, then the factors.
   __device__ StepQueryFormer(const DecodeParams& p, const HeadTiles& tiles, float* memory, int warp, int lane,
@@ -23,14 +21,11 @@ class StepQueryFormer {
       : p_(p),
         first_head_(tiles.first * kTileHeads),
         end_head_(first_head_ + tiles.count * kTileHeads),
-        rows_(reinterpret_cast<__nv_bfloat16*>(memory)),
+        rows_{reinterpret_cast<__nv_bfloat16*>(memory)},
         factors_(memory + tiles.count * kTileHeads * kStride / 2),
         warp_(warp),
         lane_(lane),
         n_warps_(n_warps) {}
-  // Of all heads.
-  __device__ StepQueryFormer(const DecodeParams& p, float* memory, int warp, int lane, int n_warps)
-      : StepQueryFormer(p, {0, p.head_tiles}, memory, warp, lane, n_warps) {}
 
   // All consumer warps; the rows are there when it returns. cos, sin: of the segment's position.
   __device__ void Form(const DecodeSegment& segment, const float* cos, const float* sin) {
@@ -51,7 +46,6 @@ class StepQueryFormer {
         if (lane_ + 32 * i < T::kDim / 2) FormPair(q, head, lane_ + 32 * i, c[i], s[i]);
       }
     }
-    if constexpr (T::kTileQuery) ptx::FenceSharedForCopies();  // products read it as copies write
     ptx::NamedBarrier(kConsumerBarrier, n_warps_ * 32);
   }
 
@@ -60,7 +54,7 @@ class StepQueryFormer {
 
  private:
   __device__ void StageFactors(const float* q, bool with_new) {
-    constexpr int kLoads = kAwaits ? 12 : 8;
+    constexpr int kLoads = 12;
     const int n = (p_.rank_q + (with_new ? 2 * T::kRank : 0)) * (p_.n_heads + T::kDim);
     const int step = n_warps_ * 32;
     if (n == 0) return;
@@ -70,18 +64,16 @@ class StepQueryFormer {
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         const float* at = q + base + i * step;
-        x[i] = base + i * step >= n ? 0.0f : kAwaits ? LookAt(at) : *at;
+        x[i] = base + i * step >= n ? 0.0f : LookAt(at);
       }
-      if constexpr (kAwaits) {
-        bool absent;
-        do {
-          absent = false;
+      bool absent;
+      do {
+        absent = false;
 #pragma unroll
-          for (int i = 0; i < kLoads; ++i) {
-            if (IsAbsent(x[i])) x[i] = LookAt(q + base + i * step), absent = true;
-          }
-        } while (absent);
-      }
+        for (int i = 0; i < kLoads; ++i) {
+          if (IsAbsent(x[i])) x[i] = LookAt(q + base + i * step), absent = true;
+        }
+      } while (absent);
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         if (base + i * step < n) factors_[base + i * step] = x[i];
@@ -128,37 +120,22 @@ class StepQueryFormer {
 #pragma unroll
     for (int k = 0; k < kHeads; ++k) {
       const float scale = head + k < p_.n_heads ? p_.query_scale : 0.0f;
-      Put(head + k, first, (x1[k] * c + x2[k] * s) * scale);
-      Put(head + k, second, (x2[k] * c - x1[k] * s) * scale);
+      rows_.Put(head - first_head_ + k, first, (x1[k] * c + x2[k] * s) * scale);
+      rows_.Put(head - first_head_ + k, second, (x2[k] * c - x1[k] * s) * scale);
     }
   }
 
   __device__ static float Number(const float* at) {
-    if constexpr (kAwaits) {
-      float x;
-      do {
-        x = LookAt(at);
-      } while (IsAbsent(x));
-      return x;
-    } else {
-      return *at;
-    }
-  }
-
-  __device__ void Put(int head, int i, float x) {
-    if constexpr (T::kFp8) {
-      constexpr float kMost = 65504.0f;  // of half precision
-      const int row = head - first_head_, column = T::kTileQuery ? Fp8TileColumn(row, i) : Fp8Column(i);
-      reinterpret_cast<__half*>(rows_)[row * kStride + column] =
-          __float2half_rn(fminf(fmaxf(x, -kMost), kMost));
-    } else {
-      rows_[(head - first_head_) * kStride + i] = __float2bfloat16(x);
-    }
+    float x;
+    do {
+      x = LookAt(at);
+    } while (IsAbsent(x));
+    return x;
   }
 
   const DecodeParams& p_;
   int first_head_, end_head_;
-  __nv_bfloat16* rows_;
+  QueryRows<T> rows_;
   float* factors_;
   int warp_, lane_, n_warps_;
 };
