@@ -1,5 +1,5 @@
 // A block's share of a product of few rows, by warps that work together: weight rows come through a ring in
-// shared memory, eight or sixteen input rows through registers, sums meet in shared memory.
+// shared memory, up to eight input rows through registers, sums meet in shared memory.
 #pragma once
 
 #include "engine/backend/cuda/exchange.cuh"
@@ -198,10 +198,10 @@ struct ProductWeights {
 
 // kWarps warps share k. A lane's 16 bytes of a weight row are eight consecutive k: the operands of two
 // m16n8k16, in an order of k that is the same for both factors. A: weight rows. B: input rows.
-template <int kRowTiles, int kWarpsT>
-class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
+template <int kWarpsT>
+class Product : public ProductOutput<8, kWarpsT> {
  public:
-  using Output = ProductOutput<kRowTiles * 8, kWarpsT>;
+  using Output = ProductOutput<8, kWarpsT>;
   using Shared = typename Output::Sums;
   using Output::Output;
 
@@ -223,7 +223,7 @@ class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
     Await(0, rows);
     int turn = 0;
     for (int column = begin_; column < end_; column += shape_.columns, turn ^= 1) {
-      float sums[2][kRowTiles][4] = {};
+      float sums[2][4] = {};
       for (int first = 0; first < shape_.n_stages; first += kHeldStages) {
         if (shape_.n_stages > kHeldStages && (first > 0 || column > begin_)) {
           LoadGroup(first, rows);
@@ -250,44 +250,41 @@ class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
       Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
       Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteSquare;
   static constexpr int kWarpChunks = ProductChunks(kWarps);
-  static constexpr int kHeldStages = kRowTiles == 1 ? 6 : 3;  // whose input rows are in registers at once
+  static constexpr int kHeldStages = 6;  // whose input rows are in registers at once
   // Of so many all numbers are looked at until they are there; of more, one of each lane first, or looking
   // would take the weights' way.
   static constexpr int kRowsLookedAt = 2;
   struct Rows {
-    uint4 x[kRowTiles][kWarpChunks];
+    uint4 x[kWarpChunks];
   };
   using Weights = ProductWeights<kWarps>;
 
-  // f(stage of the group, row tile, chunk of this warp, where it is, whether it exists): kHeldStages stages
+  // f(stage of the group, chunk of this warp, where it is, whether it exists): kHeldStages stages
   // from `first` on. This warp's chunks are every kWarps-th.
   template <typename F>
   __device__ void ForEachChunk(int first, F f) const {
     uint32_t stage_chunks = shape_.stage_chunks;
     ptx::Opaque(stage_chunks);  // or all addresses would be kept from one look to the next
+    const int row = lane_ / 4;
+    const bool exists = row < n_rows_;
+    const auto* at =
+        static_cast<const __nv_bfloat16*>(call_.in) + InputRow(exists ? row : 0) * call_.in_stride;
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      const int row = m * 8 + lane_ / 4;
-      const bool exists = row < n_rows_;
-      const auto* at =
-          static_cast<const __nv_bfloat16*>(call_.in) + InputRow(exists ? row : 0) * call_.in_stride;
+    for (int s = 0; s < kHeldStages; ++s) {
+      const int n = exists && first + s < shape_.n_stages ? shape_.ChunksOf(first + s) : 0;
+      const int base = (first + s) * static_cast<int>(stage_chunks);
 #pragma unroll
-      for (int s = 0; s < kHeldStages; ++s) {
-        const int n = exists && first + s < shape_.n_stages ? shape_.ChunksOf(first + s) : 0;
-        const int base = (first + s) * static_cast<int>(stage_chunks);
-#pragma unroll
-        for (int i = 0; i < kWarpChunks; ++i) {
-          const int chunk = warp_ + i * kWarps;
-          const int column = (base + chunk) * ProductShape::kChunk + lane_ % 4 * 8;
-          f(s, m, i, at + column, chunk < n && column < call_.k);
-        }
+      for (int i = 0; i < kWarpChunks; ++i) {
+        const int chunk = warp_ + i * kWarps;
+        const int column = (base + chunk) * ProductShape::kChunk + lane_ % 4 * 8;
+        f(s, i, at + column, chunk < n && column < call_.k);
       }
     }
   }
   // All at once: beside a stream of weights a load takes long.
   __device__ void LoadGroup(int first, Rows (&rows)[kHeldStages]) const {
-    ForEachChunk(first, [&](int s, int m, int i, const __nv_bfloat16* at, bool exists) {
-      rows[s].x[m][i] = exists ? LookAt16Bytes(at) : make_uint4(0, 0, 0, 0);
+    ForEachChunk(first, [&](int s, int i, const __nv_bfloat16* at, bool exists) {
+      rows[s].x[i] = exists ? LookAt16Bytes(at) : make_uint4(0, 0, 0, 0);
     });
   }
   // Until all of them are there.
@@ -296,9 +293,9 @@ class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
     bool absent;
     do {
       absent = false;
-      ForEachChunk(first, [&](int s, int m, int i, const __nv_bfloat16* at, bool exists) {
-        if (!AnyAbsent(rows[s].x[m][i])) return;
-        rows[s].x[m][i] = LookAt16Bytes(at), absent = true;
+      ForEachChunk(first, [&](int s, int i, const __nv_bfloat16* at, bool exists) {
+        if (!AnyAbsent(rows[s].x[i])) return;
+        rows[s].x[i] = LookAt16Bytes(at), absent = true;
       });
     } while (__any_sync(~0u, absent));
   }
@@ -313,27 +310,20 @@ class Product : public ProductOutput<kRowTiles * 8, kWarpsT> {
     __syncwarp();
   }
 
-  __device__ void Multiply(const Rows& rows, const Weights& weights, float (&sums)[2][kRowTiles][4]) const {
+  __device__ void Multiply(const Rows& rows, const Weights& weights, float (&sums)[2][4]) const {
 #pragma unroll
     for (int i = 0; i < kWarpChunks; ++i) {
       const uint4 &w = weights.low[i], &v = weights.high[i];
       const uint32_t low[4] = {w.x, v.x, w.y, v.y}, high[4] = {w.z, v.z, w.w, v.w};
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        ptx::MultiplyAdd(sums[0][m], low, rows.x[m][i].x, rows.x[m][i].y);
-        ptx::MultiplyAdd(sums[1][m], high, rows.x[m][i].z, rows.x[m][i].w);
-      }
+      ptx::MultiplyAdd(sums[0], low, rows.x[i].x, rows.x[i].y);
+      ptx::MultiplyAdd(sums[1], high, rows.x[i].z, rows.x[i].w);
     }
   }
 
-  __device__ void PutSums(int turn, const float (&sums)[2][kRowTiles][4]) {
+  __device__ void PutSums(int turn, const float (&sums)[2][4]) {
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        shared_.sums[turn][warp_][m * 8 + lane_ % 4 * 2 + j % 2][lane_ / 4 + j / 2 * 8] =
-            sums[0][m][j] + sums[1][m][j];
-      }
+    for (int j = 0; j < 4; ++j) {
+      shared_.sums[turn][warp_][lane_ % 4 * 2 + j % 2][lane_ / 4 + j / 2 * 8] = sums[0][j] + sums[1][j];
     }
   }
 };

@@ -44,12 +44,12 @@ struct StageLayout {
 
 // A block has a run of output columns, eight (SwiGlu: four pairs) at a time; its warps share k. A lane's 16
 // bytes of a weight row are eight consecutive k: the operands of two m16n8k16, in an order of k that is the
-// same for both factors. A: input rows, 8 or 16; B: weight rows. Sums pass to the writing warps through one
+// same for both factors. A: input rows, 8 of 16; B: weight rows. Sums pass to the writing warps through one
 // of two places, so that nobody waits for the norm, the residual or the store.
-template <int kRowTiles, Epilogue kEpilogue>
+template <Epilogue kEpilogue>
 class SkinnyBlock {
  public:
-  static constexpr int kRows = kRowTiles * 8;
+  static constexpr int kRows = kMaxSkinnyRows;
   static constexpr int kChains = 2;  // of products, so that each does not wait for the last
   static constexpr bool kIsSwiGlu = kEpilogue == Epilogue::kSwiGlu;
   static constexpr int kColumns = kIsSwiGlu ? kTile / 2 : kTile;
@@ -120,7 +120,7 @@ class SkinnyBlock {
   }
 
   __device__ void MultiplyAll() {
-    uint4 rows[kRowTiles][kWarpChunks];
+    uint4 rows[kWarpChunks];
     LoadRows(0, rows);
     float sums[kChains][4] = {};
     for (int item = 0, slot = 0, parity = 0, stage = 0, tile = 0; item < n_items_; ++item) {
@@ -184,23 +184,20 @@ class SkinnyBlock {
     return static_cast<const __nv_bfloat16*>(call_.in) + from * call_.in_stride;
   }
   // This warp's chunks of a stage: every kWarps-th.
-  __device__ void LoadRows(int stage, uint4 (&rows)[kRowTiles][kWarpChunks]) const {
+  __device__ void LoadRows(int stage, uint4 (&rows)[kWarpChunks]) const {
     const int n = StageChunks(stage), first = stage * layout_.stage_chunks;
+    const int row = lane_ / 4;
+    const bool exists = row < call_.n_rows;
+    const __nv_bfloat16* at = InputRow(exists ? row : 0);
 #pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      const int row = m * 8 + lane_ / 4;
-      const bool exists = row < call_.n_rows;
-      const __nv_bfloat16* at = InputRow(exists ? row : 0);
-#pragma unroll
-      for (int i = 0; i < kWarpChunks; ++i) {
-        const int chunk = warp_ + i * kWarps, column = (first + chunk) * kChunk + lane_ % 4 * 8;
-        rows[m][i] = exists && chunk < n && column < call_.k ? ptx::LoadChanging16(at + column)
-                                                             : make_uint4(0, 0, 0, 0);
-      }
+    for (int i = 0; i < kWarpChunks; ++i) {
+      const int chunk = warp_ + i * kWarps, column = (first + chunk) * kChunk + lane_ % 4 * 8;
+      rows[i] =
+          exists && chunk < n && column < call_.k ? ptx::LoadChanging16(at + column) : make_uint4(0, 0, 0, 0);
     }
   }
 
-  __device__ void Multiply(const uint4 (&rows)[kRowTiles][kWarpChunks], int slot, int n_chunks,
+  __device__ void Multiply(const uint4 (&rows)[kWarpChunks], int slot, int n_chunks,
                            float (&sums)[kChains][4]) const {
     const uint32_t at =
         ring_ + slot * layout_.bytes() + lane_ / 4 * layout_.pitch() + warp_ * kChunk * 2 + lane_ % 4 * 16;
@@ -208,10 +205,8 @@ class SkinnyBlock {
     for (int i = 0; i < kWarpChunks; ++i) {
       if (warp_ + i * kWarps >= n_chunks) break;
       const uint4 w = ptx::LoadShared(at + i * kWarps * kChunk * 2);
-      const uint4 low = rows[0][i];
-      const uint4 high = kRowTiles == 2 ? rows[kRowTiles - 1][i] : make_uint4(0, 0, 0, 0);
-      const uint32_t a0[4] = {low.x, high.x, low.y, high.y};
-      const uint32_t a1[4] = {low.z, high.z, low.w, high.w};
+      const uint32_t a0[4] = {rows[i].x, 0, rows[i].y, 0};
+      const uint32_t a1[4] = {rows[i].z, 0, rows[i].w, 0};
       ptx::MultiplyAdd(sums[0], a0, w.x, w.y);
       ptx::MultiplyAdd(sums[1], a1, w.z, w.w);
     }
@@ -256,11 +251,8 @@ class SkinnyBlock {
   }
 
   __device__ void PutSums(int turn, float (&sums)[kChains][4]) {
-#pragma unroll
-    for (int m = 0; m < kRowTiles; ++m) {
-      *reinterpret_cast<float2*>(&shared_.sums[turn][warp_][m * 8 + lane_ / 4][lane_ % 4 * 2]) =
-          make_float2(sums[0][2 * m] + sums[1][2 * m], sums[0][2 * m + 1] + sums[1][2 * m + 1]);
-    }
+    *reinterpret_cast<float2*>(&shared_.sums[turn][warp_][lane_ / 4][lane_ % 4 * 2]) =
+        make_float2(sums[0][0] + sums[1][0], sums[0][1] + sums[1][1]);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sums[0][i] = sums[1][i] = 0.0f;
   }
@@ -309,10 +301,10 @@ class SkinnyBlock {
   float square_ = 0.0f;  // of this block's columns of the thread's row
 };
 
-template <int kRowTiles, Epilogue kEpilogue>
-__global__ void __launch_bounds__(SkinnyBlock<kRowTiles, kEpilogue>::kThreads, kRowTiles == 1 ? 2 : 1)
+template <Epilogue kEpilogue>
+__global__ void __launch_bounds__(SkinnyBlock<kEpilogue>::kThreads, 2)
     Skinny(const __grid_constant__ SkinnyCall call) {
-  using Block = SkinnyBlock<kRowTiles, kEpilogue>;
+  using Block = SkinnyBlock<kEpilogue>;
   extern __shared__ __align__(128) uint8_t ring[];
   __shared__ typename Block::Shared shared;
   Block(call, shared, ptx::SharedAddress(ring)).Run();
@@ -323,15 +315,14 @@ struct Instance {
   int n_threads;
 };
 
-template <int kRowTiles>
 Instance Choose(Epilogue epilogue) {
   switch (epilogue) {
     case Epilogue::kSwiGlu:
-      return {&Skinny<kRowTiles, Epilogue::kSwiGlu>, SkinnyBlock<kRowTiles, Epilogue::kSwiGlu>::kThreads};
+      return {&Skinny<Epilogue::kSwiGlu>, SkinnyBlock<Epilogue::kSwiGlu>::kThreads};
     case Epilogue::kAdd:
-      return {&Skinny<kRowTiles, Epilogue::kAdd>, SkinnyBlock<kRowTiles, Epilogue::kAdd>::kThreads};
+      return {&Skinny<Epilogue::kAdd>, SkinnyBlock<Epilogue::kAdd>::kThreads};
     default:
-      return {&Skinny<kRowTiles, Epilogue::kStore>, SkinnyBlock<kRowTiles, Epilogue::kStore>::kThreads};
+      return {&Skinny<Epilogue::kStore>, SkinnyBlock<Epilogue::kStore>::kThreads};
   }
 }
 
@@ -343,7 +334,7 @@ int SkinnyPieces(int width, int n_sms) { return Blocks(width, n_sms); }
 
 cudaError_t LaunchSkinny(const SkinnyCall& call, int n_sms, cudaStream_t stream) {
   if (call.n_rows == 0 || call.n == 0) return cudaSuccess;
-  const Instance instance = call.n_rows <= 8 ? Choose<1>(call.epilogue) : Choose<2>(call.epilogue);
+  const Instance instance = Choose(call.epilogue);
   const int shared_bytes = kStages * StageLayout(call.k_stride).bytes();
   const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(instance.kernel),
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);

@@ -13,7 +13,7 @@
 
 namespace t6::cuda {
 
-inline constexpr int kMaxSkinnyRows = 16;
+inline constexpr int kMaxSkinnyRows = 8;
 
 // Chunks of k that each of a product's warps has of a stage (product.cuh): all warps have as many.
 constexpr int ProductChunks(int n_warps) { return n_warps > 10 ? 2 : 3; }

@@ -37,7 +37,7 @@ class Meeting {
   uint32_t target_ = 0;
 };
 
-// kRows: 2 or 8, the most of a step.
+// kRows: kFewRows or kMaxSkinnyRows, the most of a step.
 template <class T, int kRows>
 class StepBlock {
  public:
@@ -46,7 +46,7 @@ class StepBlock {
   using Narrow = DecodeTraits<T::kRank, T::kDim, 16, T::kMaxThreads / 32>;
   static constexpr int kBlockBarrier = 3, kAttendedBarrier = 4, kClearedBarrier = 5;
   static constexpr int kMostShared = 3;  // tiles of heads of a block that shares segments, at most
-  using Products = std::conditional_t<kRows == kFewRows, FewRowsProduct<kWarps>, Product<kRows / 8, kWarps>>;
+  using Products = std::conditional_t<kRows == kFewRows, FewRowsProduct<kWarps>, Product<kWarps>>;
   using BlockCombiner = StepCombiner<T::kDim, kThreads>;
   using WarpCombiner = StepCombiner<T::kDim, 32>;
   static_assert(sizeof(typename Products::Shared) <= kWarps * Exchange<T>::kWarpBytes);
