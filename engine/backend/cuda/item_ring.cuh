@@ -42,7 +42,8 @@ struct ItemBarriers {
   }
 };
 
-// One lane's. `begins`: in shared memory, where each slot's item began, in bytes since the start.
+// A warp's: all of its lanes call Acquire together, or lane 0 alone and then all Agree. `begins`: in shared
+// memory, where each slot's item began, in bytes since the start.
 class ItemWriter {
  public:
   __device__ ItemWriter(uint32_t ring, int ring_bytes, const ItemBarriers& barriers,
@@ -60,9 +61,15 @@ class ItemWriter {
       ptx::BarrierWait(barriers_.Empty(oldest_), oldest_ / kItemSlots & 1);
       ++oldest_;
     }
-    begins_[index % kItemSlots] = begin;
+    begins_[index % kItemSlots] = begin;  // the same by every lane
     total_ = end;
     return make_uint2(ring_ + at, barriers_.Full(index));
+  }
+
+  // After lane 0 went on alone.
+  __device__ void Agree() {
+    places_.offset = __shfl_sync(~0u, places_.offset, 0), places_.index = __shfl_sync(~0u, places_.index, 0);
+    total_ = __shfl_sync(~0u, total_, 0), oldest_ = __shfl_sync(~0u, oldest_, 0);
   }
 
   // As decode's producer asks: copy(address, full barrier) says the bytes itself.

@@ -9,33 +9,35 @@
 namespace t6::cuda {
 
 #if T6_PTX_HAS_SM90
-// Asks for all weights of the block's share, a lane a row. A warp calls it; Ring::Acquire by lane 0. By
-// value: what lies in global memory would be loaded again for every item.
+// Asks for all weights of the block's share. A warp that stands together calls it. By value: what lies in
+// global memory would be loaded again for every item.
 template <class Ring>
-__device__ void FillProduct(const SkinnyCall call, const ProductShape shape, Ring& ring, int lane) {
-  const int n_parts = call.epilogue == Epilogue::kSwiGlu ? 2 : 1;
+__device__ void FillProduct(const SkinnyCall call, const ProductShape shape, Ring& ring) {
+  const bool has_up = call.epilogue == Epilogue::kSwiGlu;
   const auto* weight = static_cast<const unsigned char*>(call.weight);
-  const int64_t row_bytes = static_cast<int64_t>(call.k_stride) * 2;
-  const int own = lane % shape.columns, up = lane < shape.columns ? 0 : call.up_row;
-  const int end = shape.End(blockIdx.x);
+  const int64_t row_bytes = static_cast<int64_t>(call.k_stride) * 2, up_bytes = call.up_row * row_bytes;
+  const int end = shape.End(blockIdx.x), pitch = shape.pitch();
   const uint64_t policy = ptx::EvictFirstPolicy();
   for (int column = shape.Begin(blockIdx.x); column < end; column += shape.columns) {
     const int n = min(shape.columns, end - column);
+    const unsigned char* from = weight + column * row_bytes;
     for (int stage = 0; stage < shape.n_stages; ++stage) {
       const int bytes = shape.ChunksOf(stage) * ProductShape::kChunk * 2;
-      uint2 at = make_uint2(0, 0);
-      if (lane == 0) {
-        at = ring.Acquire(shape.bytes(n));
-        ptx::BarrierExpectBytes(at.y, bytes * n * n_parts);
-      }
-      at.x = __shfl_sync(~0u, at.x, 0), at.y = __shfl_sync(~0u, at.y, 0);
-      if (lane < ProductShape::kTile && own < n) {
-        ptx::CopyBytes(
-            at.x + lane * shape.pitch(),
-            weight + (column + own + up) * row_bytes + stage * shape.stage_chunks * ProductShape::kChunk * 2,
-            bytes, at.y, policy);
+      const uint2 at = ring.Acquire(shape.bytes(n));
+      if (ptx::ElectOne()) {
+        ptx::BarrierExpectBytes(at.y, has_up ? 2 * bytes * n : bytes * n);
+        const auto copy_rows = [&](uint32_t to, const unsigned char* row) {
+#pragma unroll 4
+          for (int i = 0; i < n; ++i) {
+            ptx::CopyBytes(to, row, bytes, at.y, policy);
+            to += pitch, row += row_bytes;
+          }
+        };
+        copy_rows(at.x, from);
+        if (has_up) copy_rows(at.x + shape.columns * pitch, from + up_bytes);
       }
       __syncwarp();
+      from += bytes;
     }
   }
 }

@@ -90,6 +90,19 @@ __device__ inline void BarrierArriveWithChunks(uint32_t barrier) {
 __device__ inline void WaitForChunks() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 #if T6_PTX_HAS_SM90
+// Of a warp that stands together, one lane, the same each time. What it asks the copy engine for needs no
+// loop over lanes: the assembler knows that nobody else is there.
+__device__ inline bool ElectOne() {
+  uint32_t elected;
+  asm volatile(
+      "{\n"
+      ".reg .pred one;\n"
+      "elect.sync _|one, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, one;\n"
+      "}"
+      : "=r"(elected)::"memory");
+  return elected != 0;
+}
 // A run of bytes, all multiples of 16; the barrier has been told how many will come.
 __device__ inline void CopyBytes(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier,
                                  uint64_t policy) {

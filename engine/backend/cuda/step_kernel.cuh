@@ -111,14 +111,14 @@ class StepBlock {
 
   __device__ void Produce(const StepInstruction& instruction, ItemWriter& ring) {
     const StepOperation& operation = instruction.operation;
-    if (operation.kind == StepOperation::kProduct)
-      FillProduct(operation.product, operation.shape, ring, lane_);
+    if (operation.kind == StepOperation::kProduct) FillProduct(operation.product, operation.shape, ring);
     if (operation.kind != StepOperation::kAttend) return;
     const DecodeParams p = operation.decode;  // a copy: see FillProduct
     if (!share_.is_known) share_ = FindShare(p);
     if (share_.block < 0) return;
     const TensorMapCopier copier(p, &instruction.maps.whole, &instruction.maps.rest);
     Producer<T, TensorMapCopier, ItemWriter>(p, copier, ring, lane_).Run(p.plan.blocks + share_.block);
+    ring.Agree();
   }
 
   // The warp that sees when all blocks have attended, and so have used whatever was handed over before; then
