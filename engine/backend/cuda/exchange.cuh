@@ -21,6 +21,18 @@ __device__ inline uint4 LookAt16Bytes(const void* p) {
                : "memory");
   return x;
 }
+// Where it is wanted; without a branch.
+__device__ inline void LookAt16Bytes(uint4& x, const void* p, bool wanted) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %5, 0;\n"
+      "@wanted ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(x.x), "+r"(x.y), "+r"(x.z), "+r"(x.w)
+      : "l"(p), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
 __device__ inline float LookAt(const float* p) {
   float x;
   asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(x) : "l"(p) : "memory");

@@ -20,13 +20,16 @@ class FewRowsProduct : public ProductOutput<2, kWarpsT> {
                             int n_rows, Shared& shared, int warp, int lane)
       : Output(call, shape, links, n_rows, shared.sums, warp, lane), rows_(shared.rows[warp][0]) {}
 
-  // `ring_address`: what Ring::Next counts from.
-  template <class Ring>
-  __device__ void Run(Ring& ring, uint32_t ring_address) {
-    if (begin_ == end_) return;
+  // `ring_address`: what Ring::Next counts from. meanwhile(): once, when the rows have been asked for.
+  template <class Ring, typename Meanwhile>
+  __device__ void Run(Ring& ring, uint32_t ring_address, Meanwhile meanwhile) {
+    if (begin_ == end_) return meanwhile();
+    const Places places(*this);
     uint4 look[2][kLoads];
-    Look(look, [](const uint4&) { return true; });
-    const int n_stages = (end_ - begin_ + shape_.columns - 1) / shape_.columns * shape_.n_stages;
+    LookFirst(places, look);
+    meanwhile();
+    const int n_tiles = (end_ - begin_ + shape_.columns - 1) >> shape_.columns_log2();
+    const int n_stages = n_tiles * shape_.n_stages;
     ProductWeights<kWarps> weights[kAhead];
     int next_column = begin_, next_stage = 0;  // whose weights are read next
     const auto load = [&](ProductWeights<kWarps>& to) {
@@ -39,7 +42,9 @@ class FewRowsProduct : public ProductOutput<2, kWarpsT> {
       if (i < n_stages) load(weights[i]);
     }
     Scale();
-    while (__any_sync(~0u, links_.awaits && Look(look, [](const uint4& x) { return AnyAbsent(x); }))) {
+    if (links_.awaits) {
+      while (__any_sync(~0u, LookAgain(places, look))) {
+      }
     }
     PutRows(look);
     __syncwarp();
@@ -71,32 +76,54 @@ class FewRowsProduct : public ProductOutput<2, kWarpsT> {
       Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
       Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteSquare;
   static constexpr int kAhead = 1;  // stages whose weights are in registers
-  static constexpr int kLoads = (kParts + 31) / 32;
+  // A lane has 16 bytes of each of the warp's chunks of every eighth stage.
+  static constexpr int kStages = kFewRowsChunks / kChunks, kPasses = (kStages + 7) / 8;
+  static constexpr int kLoads = kPasses * kChunks;
 
-  // Looks at this lane's parts of the rows that `which` holds for; returns whether there were any.
-  template <typename Which>
-  __device__ bool Look(uint4 (&x)[2][kLoads], Which which) const {
+  // Where they are: at[pass] and every kWarps chunks on, while that is less than chunks[pass].
+  struct Places {
+    const __nv_bfloat16* at[kPasses];
+    int chunks[kPasses];
+    __device__ explicit Places(const FewRowsProduct& p) {
+      const auto* in = static_cast<const __nv_bfloat16*>(p.call_.in);
+#pragma unroll
+      for (int pass = 0; pass < kPasses; ++pass) {
+        const int stage = p.lane_ / 4 + pass * 8;
+        const int column = (stage * p.shape_.stage_chunks + p.warp_) * ProductShape::kChunk + p.lane_ % 4 * 8;
+        const int behind = (p.call_.k - column + ProductShape::kChunk - 1) >> ProductShape::kChunkLog2;
+        chunks[pass] = stage < p.shape_.n_stages ? min(p.shape_.ChunksOf(stage) - p.warp_, behind) : 0;
+        at[pass] = in + column;
+      }
+    }
+  };
+
+  __device__ void LookFirst(const Places& places, uint4 (&x)[2][kLoads]) const {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+      const bool exists = row < n_rows_;
+      const int64_t from = exists ? InputRow(row) * call_.in_stride : 0;
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int pass = i / kChunks, apart = i % kChunks * kWarps;
+        x[row][i] = make_uint4(0, 0, 0, 0);
+        LookAt16Bytes(x[row][i], places.at[pass] + from + apart * ProductShape::kChunk,
+                      exists && apart < places.chunks[pass]);
+      }
+    }
+  }
+  // At those that were absent; returns whether there were any. What does not exist is 0.
+  __device__ bool LookAgain(const Places& places, uint4 (&x)[2][kLoads]) const {
     bool any = false;
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-      if (row >= n_rows_) {
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) x[row][i] = make_uint4(0, 0, 0, 0);
-        continue;
-      }
-      const auto* at = static_cast<const __nv_bfloat16*>(call_.in) + InputRow(row) * call_.in_stride;
+      if (row >= n_rows_) break;
+      const int64_t from = InputRow(row) * call_.in_stride;
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
-        const int part = lane_ + i * 32, own = part / 4, stage = own / kChunks;
-        const int chunk = warp_ + own % kChunks * kWarps;
-        const int column = (stage * shape_.stage_chunks + chunk) * ProductShape::kChunk + part % 4 * 8;
-        const bool exists =
-            row < n_rows_ && stage < shape_.n_stages && chunk < shape_.ChunksOf(stage) && column < call_.k;
-        if (!exists) {
-          x[row][i] = make_uint4(0, 0, 0, 0);
-        } else if (which(x[row][i])) {
-          x[row][i] = LookAt16Bytes(at + column), any = true;
-        }
+        const bool absent = AnyAbsent(x[row][i]);
+        LookAt16Bytes(x[row][i], places.at[i / kChunks] + from + i % kChunks * kWarps * ProductShape::kChunk,
+                      absent);
+        any |= absent;
       }
     }
     return any;
@@ -106,7 +133,9 @@ class FewRowsProduct : public ProductOutput<2, kWarpsT> {
     for (int row = 0; row < 2; ++row) {
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
-        if (lane_ + i * 32 < kParts) rows_[row * kParts + lane_ + i * 32] = x[row][i];
+        const int stage = lane_ / 4 + i / kChunks * 8;
+        if (kStages % 8 != 0 && stage >= kStages) continue;
+        rows_[row * kParts + (stage * kChunks + i % kChunks) * 4 + lane_ % 4] = x[row][i];
       }
     }
   }

@@ -69,7 +69,7 @@ class ProductOutput {
         lane_(lane),
         begin_(shape.Begin(blockIdx.x)),
         end_(shape.End(blockIdx.x)),
-        row_((warp * 32 + lane) >> (shape.columns == ProductShape::kTile ? 4 : 3)),
+        row_((warp * 32 + lane) >> shape.columns_log2()),
         column_(lane & (shape.columns - 1)) {}
 
  protected:
@@ -207,13 +207,14 @@ class Product : public ProductOutput<8, kWarpsT> {
   using Shared = typename Output::Sums;
   using Output::Output;
 
-  // `ring_address`: what Ring::Next counts from.
-  template <class Ring>
-  __device__ void Run(Ring& ring, uint32_t ring_address) {
-    if (begin_ == end_) return;
+  // `ring_address`: what Ring::Next counts from. meanwhile(): once, when the rows have been asked for.
+  template <class Ring, typename Meanwhile>
+  __device__ void Run(Ring& ring, uint32_t ring_address, Meanwhile meanwhile) {
+    if (begin_ == end_) return meanwhile();
     if (links_.awaits && n_rows_ > kRowsLookedAt) AwaitFirst();
     Rows rows[kHeldStages];
     LoadGroup(0, rows);
+    meanwhile();
     float old = LoadOld(begin_), square = 0.0f;
     Weights weights;  // the first are read before the rows are there
     const auto next_stage = [&](int column, int stage) {

@@ -20,9 +20,10 @@ inline constexpr int kFewRows = 2, kFewRowsChunks = 24;
 struct ProductShape {
   static constexpr int kTile = 16;   // weight rows of a stage: SwiGLU has gate's, then as many of up's
   static constexpr int kChunk = 32;  // of k: 16 bytes of each of four lanes
-  int n_blocks = 0;                  // that have columns
-  int each = 0, more = 0;            // a block's columns; the first `more` blocks have one more
-  int columns = 0;                   // of a tile
+  static constexpr int kTileLog2 = 4, kChunkLog2 = 5;
+  int n_blocks = 0;        // that have columns
+  int each = 0, more = 0;  // a block's columns; the first `more` blocks have one more
+  int columns = 0;         // of a tile: kTile, or with SwiGLU half as many
   int chunks = 0, n_stages = 0, stage_chunks = 0;
 
   static ProductShape Make(const SkinnyCall& call, int n_sms, int n_warps) {
@@ -47,6 +48,7 @@ struct ProductShape {
   T6_BOTH int End(int block) const {
     return block < n_blocks ? Begin(block) + each + (block < more ? 1 : 0) : 0;
   }
+  T6_BOTH int columns_log2() const { return columns == kTile ? kTileLog2 : kTileLog2 - 1; }
   T6_BOTH int ChunksOf(int stage) const {
     return stage + 1 < n_stages ? stage_chunks : chunks - stage * stage_chunks;
   }

@@ -167,17 +167,21 @@ class StepBlock {
     ReadClock(0);
     for (int i = 0; i < launch_.n_instructions; ++i) {
       const StepOperation& operation = own_.operations[i & 1];
-      if (i + 1 < launch_.n_instructions) FetchOperation(i + 1);
+      const auto fetch_next = [&] {
+        if (i + 1 < launch_.n_instructions) FetchOperation(i + 1);
+      };
       switch (operation.kind) {
         case StepOperation::kProduct:
-          RunProduct(operation, ring);
+          RunProduct(operation, ring, fetch_next);
           break;
         case StepOperation::kAttend:
+          fetch_next();
           if (i > launch_.first_attention) ptx::NamedBarrier(kClearedBarrier, kThreads + 32);
           Attend(operation, ring);
           ptx::NamedBarrierArrive(kAttendedBarrier, kThreads + 32);
           break;
         default:
+          fetch_next();
           Combine(operation);
       }
       ptx::WaitForChunks();
@@ -191,13 +195,14 @@ class StepBlock {
     if (threadIdx.x == 0) all.Leave();
   }
 
-  __device__ void RunProduct(const StepOperation& operation, ItemReader& ring) {
+  template <typename Meanwhile>
+  __device__ void RunProduct(const StepOperation& operation, ItemReader& ring, Meanwhile meanwhile) {
     const SkinnyCall& call = operation.product;
     const int n_rows = call.row_index != nullptr ? call.n_rows : min(call.n_rows, own_.n_rows);
     auto& shared = *reinterpret_cast<typename Products::Shared*>(shared_.merge());
     const Place place;
     Products(call, operation.shape, operation.links, n_rows, shared, place.warp, place.lane)
-        .Run(ring, shared_.ring_address);
+        .Run(ring, shared_.ring_address, meanwhile);
   }
 
   __device__ void ReadClock(int i) {
