@@ -91,7 +91,7 @@ class CudaBackend final : public Backend {
  private:
   // What the host writes for a step and reads after it.
   struct Slot {
-    PinnedMemory arrays, results;
+    PinnedMemory arrays;
     cudaEvent_t done = nullptr;
     int n_outputs = 0;
   };
@@ -120,7 +120,8 @@ class CudaBackend final : public Backend {
   std::unique_ptr<cuda::StepGraphs> graphs_;
   std::unique_ptr<cuda::OperationTimer> timer_;  // null unless asked for
   StepLimits limits_;
-  DeviceMemory arrays_, results_, sampled_, instructions_;
+  DeviceMemory arrays_, sampled_, instructions_;
+  PinnedMemory results_;  // [kStepsInFlight][max_outputs] SampleResult, written by the device
   std::array<Slot, kStepsInFlight> slots_;
   int turn_ = 0;                 // the slot of the step that is being launched
   std::deque<Slot*> in_flight_;  // oldest first
@@ -209,7 +210,7 @@ size_t CudaBackend::ArrayBytes(const StepLimits& limits) {
 size_t CudaBackend::WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
                                    const ModelSizes& sizes) const {
   return cuda::Gemm::WorkspaceBytes(limits, spec, sizes) + attention_->WorkspaceBytes(limits, spec) +
-         ArrayBytes(limits) + limits.max_outputs * (sizeof(SampleResult) + sizeof(int32_t)) +
+         ArrayBytes(limits) + limits.max_outputs * sizeof(int32_t) +
          cuda::StepGraphs::kMostGraphs * cuda::StepGraphs::kBytesEach + cuda::StepProgram::kBytes;
 }
 
@@ -225,13 +226,12 @@ Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec,
   T6_RETURN_IF_CUDA_ERROR(program_->Reserve(attention_->decode_config(), instructions_.as<void>(),
                                             timer_ != nullptr ? timer_->clocks() : nullptr));
   T6_RETURN_IF_ERROR(arrays_.Allocate(ArrayBytes(limits)));
-  T6_RETURN_IF_ERROR(results_.Allocate(limits.max_outputs * sizeof(SampleResult)));
+  T6_RETURN_IF_ERROR(results_.Allocate(kStepsInFlight * limits.max_outputs * sizeof(SampleResult)));
   T6_RETURN_IF_ERROR(sampled_.Allocate(limits.max_outputs * sizeof(int32_t)));
   T6_RETURN_IF_CUDA_ERROR(
       cudaMemsetAsync(sampled_.as<void>(), 0, limits.max_outputs * sizeof(int32_t), stream_.get()));
   for (Slot& slot : slots_) {
     T6_RETURN_IF_ERROR(slot.arrays.Allocate(ArrayBytes(limits)));
-    T6_RETURN_IF_ERROR(slot.results.Allocate(limits.max_outputs * sizeof(SampleResult)));
   }
   return absl::OkStatus();
 }
@@ -265,6 +265,7 @@ Status CudaBackend::CopyArrays(const StepPlan& plan) {
   for (int i = 0; i < n_outputs_; ++i) {
     const bool is_used = i < plan.n_outputs();
     sampling[i] = is_used ? cuda::ToDevice(plan.sampling[i]) : SampleRow();
+    sampling[i].result = turn_ * limits_.max_outputs + i;
     output_rows[i] = is_used ? plan.output_rows[i] : 0;
   }
   std::copy(plan.token_ids.begin(), plan.token_ids.end(), token_ids);
@@ -306,6 +307,7 @@ Status CudaBackend::Embed(const EmbedParams& params) {
   return Issue(
       "embedding",
       [&]() -> Status {
+        T6_RETURN_IF_ERROR(attention_->LaunchPlanned());
         T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
         const int n_rows = std::max(n_rows_, n_outputs_);
         if (graphs_->captures() && n_rows < cuda::kMinSplitRows) {
@@ -344,6 +346,7 @@ Status CudaBackend::Sample(const SampleParams& params) {
   T6_RETURN_IF_ERROR(Issue(
       "sampling",
       [&]() -> Status {
+        call.best = program_->KeepBest(std::clamp(call.n_text, 1, call.vocab));
         T6_RETURN_IF_CUDA_ERROR(program_->Launch());
         T6_RETURN_IF_CUDA_ERROR(LaunchSample(call, stream_.get()));
         return absl::OkStatus();
@@ -356,11 +359,6 @@ Status CudaBackend::Sample(const SampleParams& params) {
   if (timer_ != nullptr && graph_key_ == 0) T6_RETURN_IF_ERROR(timer_->Mark(""));
   Slot& slot = slots_[turn_];
   slot.n_outputs = plan_->n_outputs();
-  if (slot.n_outputs > 0) {
-    T6_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(slot.results.as<void>(), results_.as<void>(),
-                                            slot.n_outputs * sizeof(SampleResult), cudaMemcpyDeviceToHost,
-                                            stream_.get()));
-  }
   T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(slot.done, stream_.get()));
   in_flight_.push_back(&slot);
   turn_ = (turn_ + 1) % kStepsInFlight;
@@ -372,10 +370,12 @@ StatusOr<StepResult> CudaBackend::WaitSample() {
   const Slot& slot = *in_flight_.front();
   in_flight_.pop_front();
   T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(slot.done));
+  const auto* results =
+      results_.as<SampleResult>() + (&slot - slots_.data()) * static_cast<ptrdiff_t>(limits_.max_outputs);
   StepResult result;
   result.outputs.reserve(slot.n_outputs);
   for (int i = 0; i < slot.n_outputs; ++i) {
-    const SampleResult& from = slot.results.as<SampleResult>()[i];
+    const SampleResult& from = results[i];
     if (from.is_finite == 0) return Internal("the logits of output row {} are not all finite", i);
     result.outputs.push_back(cuda::FromDevice(from));
   }

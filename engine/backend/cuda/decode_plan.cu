@@ -1,6 +1,8 @@
 #include <cub/block/block_scan.cuh>
 
 #include "engine/backend/cuda/decode_attention.h"
+#include "engine/backend/cuda/launch.cuh"
+#include "engine/backend/cuda/ptx.cuh"
 #include "engine/base/page_tokens.h"
 
 namespace t6::cuda {
@@ -209,6 +211,8 @@ __device__ void PlanFixedSplits(const StepSequences& step, const DecodePlan& pla
 }
 
 __global__ void __launch_bounds__(kPlanThreads) MakeDecodePlan(StepSequences step, DecodePlan plan) {
+  ptx::LetDependentsLaunch();
+  ptx::WaitForPriorKernels();
   const int n_sequences = min(*step.n_sequences, step.max_sequences);
   for (int s = n_sequences + threadIdx.x; s < step.max_sequences; s += kPlanThreads) {
     plan.sequences[s] = {0, 0, 0, 0};
@@ -223,8 +227,7 @@ __global__ void __launch_bounds__(kPlanThreads) MakeDecodePlan(StepSequences ste
 }  // namespace
 
 cudaError_t LaunchDecodePlan(const StepSequences& step, const DecodePlan& plan, cudaStream_t stream) {
-  MakeDecodePlan<<<1, kPlanThreads, 0, stream>>>(step, plan);
-  return cudaGetLastError();
+  return LaunchOverlapped(&MakeDecodePlan, dim3(1), kPlanThreads, 0, stream, step, plan);
 }
 
 }  // namespace t6::cuda

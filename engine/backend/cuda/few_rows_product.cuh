@@ -69,12 +69,13 @@ class FewRowsProduct : public ProductOutput<2, kWarpsT> {
       }
     }
     if (call_.epilogue == Epilogue::kAdd) WriteSquare(square);
+    WriteBest();
   }
 
  private:
   using Output::begin_, Output::call_, Output::end_, Output::InputRow, Output::kBarrier, Output::kThreads,
       Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
-      Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteSquare;
+      Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteBest, Output::WriteSquare;
   static constexpr int kAhead = 1;  // stages whose weights are in registers
   // A lane has 16 bytes of each of the warp's chunks of every eighth stage.
   static constexpr int kStages = kFewRowsChunks / kChunks, kPasses = (kStages + 7) / 8;

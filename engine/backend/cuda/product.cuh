@@ -4,6 +4,7 @@
 
 #include "engine/backend/cuda/exchange.cuh"
 #include "engine/backend/cuda/product_shape.h"
+#include "engine/backend/cuda/sampling_key.cuh"
 #include "engine/backend/cuda/skinny.h"
 
 namespace t6::cuda {
@@ -147,6 +148,10 @@ class ProductOutput {
           call_.stats.rows)[static_cast<int64_t>(row_) * call_.stats.stride + column + column_] = rounded;
     } else if (links_.rows != nullptr) {
       HandOver(static_cast<float*>(links_.rows) + row_ * links_.stride + column + column_, y);
+    } else if (call_.best != nullptr) {
+      const int id = column + column_;
+      const uint64_t key = !isfinite(y) ? 0 : id < call_.n_best ? KeyOf(y, id) : ~uint64_t{0};
+      best_ = min(best_, key);
     }
     *Out(column) = y;
     return y * y;
@@ -170,9 +175,20 @@ class ProductOutput {
     call_.stats.squares[piece] = square;
   }
 
+  // The least of this block's keys of a row: the lanes that share it, then the first of them.
+  __device__ void WriteBest() const {
+    if (call_.best == nullptr) return;
+    uint64_t best = best_;
+#pragma unroll
+    for (int i = ProductShape::kTile / 2; i > 0; i /= 2) best = min(best, __shfl_xor_sync(~0u, best, i));
+    if (column_ != 0 || row_ >= n_rows_) return;
+    atomicMin(reinterpret_cast<unsigned long long*>(call_.best + row_), best);
+  }
+
   const SkinnyCall& call_;
   const ProductLinks& links_;
   Sums& shared_;
+  uint64_t best_ = ~uint64_t{0};  // key of the thread's row
   const ProductShape shape_;
   const int n_rows_;
   const int warp_, lane_;
@@ -246,12 +262,13 @@ class Product : public ProductOutput<8, kWarpsT> {
       old = LoadOld(column + shape_.columns);
     }
     if (call_.epilogue == Epilogue::kAdd) WriteSquare(square);
+    WriteBest();
   }
 
  private:
   using Output::begin_, Output::call_, Output::end_, Output::InputRow, Output::kBarrier, Output::kThreads,
       Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
-      Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteSquare;
+      Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteBest, Output::WriteSquare;
   static constexpr int kWarpChunks = ProductChunks(kWarps);
   static constexpr int kHeldStages = 6;  // whose input rows are in registers at once
   // Of so many all numbers are looked at until they are there; of more, one of each lane first, or looking

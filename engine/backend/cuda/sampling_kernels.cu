@@ -1,6 +1,7 @@
 #include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/ptx.cuh"
 #include "engine/backend/cuda/sampling_kernels.h"
+#include "engine/backend/cuda/sampling_key.cuh"
 
 namespace t6::cuda {
 namespace {
@@ -8,18 +9,6 @@ namespace {
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
 constexpr int kDigitBits = 11, kDigits = 1 << kDigitBits, kKeyBits = 64;
 constexpr float kWeightScale = 0x1p44f;
-
-// Ascending keys are descending logits, and among equals ascending ids.
-__device__ uint64_t KeyOf(float logit, int32_t id) {
-  const uint32_t bits = __float_as_uint(logit + 0.0f);  // -0 becomes 0, its equal
-  const uint32_t ascending = (bits >> 31) != 0 ? ~bits : bits | 0x80000000u;
-  return (static_cast<uint64_t>(~ascending) << 32) | static_cast<uint32_t>(id);
-}
-__device__ int32_t IdOf(uint64_t key) { return static_cast<int32_t>(key); }
-__device__ float LogitOf(uint64_t key) {
-  const uint32_t ascending = ~static_cast<uint32_t>(key >> 32);
-  return __uint_as_float((ascending >> 31) != 0 ? ascending & 0x7fffffffu : ~ascending);
-}
 
 struct Shared {
   uint64_t warp_values[kWarps];
@@ -240,14 +229,31 @@ __device__ int32_t Choose(const SampleRow& row, const float* logits, int n_text,
   return draw.Take(row.uniform);
 }
 
+// The greedy token, whose key the head's product has found; 0: a logit is not finite.
+__device__ void PutGreedy(uint64_t best, SampleResult& result, int32_t& sampled) {
+  result.is_finite = best != 0 ? 1 : 0;
+  sampled = IdOf(best);
+  if (best == 0) return;
+  result.token = IdOf(best), result.n_top = 0, result.logprob = __int_as_float(0x7fc00000);
+}
+
 __global__ void __launch_bounds__(kThreads) Sample(const __grid_constant__ SampleCall call) {
   __shared__ Shared s;
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
   const SampleRow row = call.rows[blockIdx.x];
+  if (call.best != nullptr) {
+    const bool suffices = row.is_used != 0 && row.temperature <= 0.0f && row.score_token < 0 && row.n_top < 0;
+    if (threadIdx.x == 0) {
+      const uint64_t best = call.best[blockIdx.x];
+      call.best[blockIdx.x] = ~uint64_t{0};
+      if (suffices) PutGreedy(best, call.results[row.result], call.sampled[blockIdx.x]);
+    }
+    if (suffices) return;
+  }
   if (row.is_used == 0) return;
   const float* logits = call.logits + static_cast<int64_t>(blockIdx.x) * call.vocab;
-  SampleResult& result = call.results[blockIdx.x];
+  SampleResult& result = call.results[row.result];
   const int n_text = max(1, min(call.n_text, call.vocab));
 
   uint64_t best_text = ~uint64_t{0}, best = ~uint64_t{0};

@@ -19,6 +19,7 @@ struct SampleRow {
   int32_t score_token = -1;
   int32_t n_top = -1;
   int32_t is_used = 0;  // 0: a row that a captured graph has too many
+  int32_t result = 0;   // its place among the results
 };
 
 struct SampleResult {
@@ -36,7 +37,9 @@ struct SampleCall {
   int n_text = 0;                   // ids from here up are never sampled
   const SampleRow* rows = nullptr;  // [n_rows]
   int n_rows = 0;
-  SampleResult* results = nullptr;  // [n_rows]
+  // Null, or what the head's product has found (SkinnyCall::best); all ones afterwards, for the next step.
+  uint64_t* best = nullptr;         // [n_rows]
+  SampleResult* results = nullptr;  // the host may read them there: in pinned memory
   int32_t* sampled = nullptr;       // [n_rows] the tokens, for the step that follows
 };
 cudaError_t LaunchSample(const SampleCall& call, cudaStream_t stream);

@@ -41,6 +41,10 @@ struct SkinnyCall {
   void* out = nullptr;  // float32 [n_rows][out_stride]; kSwiGlu: bf16
   int out_stride = 0;
   RowStats stats;  // kAdd: of the rows written
+  // Null, or in a step's program: the least key (sampling_key.cuh) of each row's first n_best outputs, 0
+  // where one of all is not finite.
+  uint64_t* best = nullptr;  // [n_rows], all ones before
+  int n_best = 0;
 };
 cudaError_t LaunchSkinny(const SkinnyCall& call, int n_sms, cudaStream_t stream);
 

@@ -114,7 +114,10 @@ class StepBlock {
     if (operation.kind == StepOperation::kProduct) FillProduct(operation.product, operation.shape, ring);
     if (operation.kind != StepOperation::kAttend) return;
     const DecodeParams p = operation.decode;  // a copy: see FillProduct
-    if (!share_.is_known) share_ = FindShare(p);
+    if (!share_.is_known) {
+      ptx::WaitForPriorKernels();  // one of them makes the step's plan
+      share_ = FindShare(p);
+    }
     if (share_.block < 0) return;
     const TensorMapCopier copier(p, &instruction.maps.whole, &instruction.maps.rest);
     Producer<T, TensorMapCopier, ItemWriter>(p, copier, ring, lane_).Run(p.plan.blocks + share_.block);
@@ -160,6 +163,7 @@ class StepBlock {
       MeetBlock();
     };
     FetchOperation(0);
+    ptx::WaitForPriorKernels();  // those that plan and embed; the producer does not wait with weights
     FetchPlan();
     for (int i = 0; i < kStepSpaces; ++i) ClearOwn(i, threadIdx.x, kThreads);
     ptx::WaitForChunks();

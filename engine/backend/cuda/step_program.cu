@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <map>
 
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/step_instances.h"
 #include "engine/backend/cuda/step_program.h"
 
@@ -12,7 +13,9 @@ namespace {
 constexpr size_t kCountBytes = kStepCounts * sizeof(uint32_t);
 constexpr size_t kRowBytes = size_t{2} << 20, kPartialBytes = size_t{4} << 20,
                  kSpaceBytes = kRowBytes + kPartialBytes;
-constexpr size_t kFrontBytes = kCountBytes + kStepSpaces * kSpaceBytes;
+constexpr size_t kBestBytes = 128;  // behind the counters: keys of the best tokens
+constexpr size_t kSpacesAt = kCountBytes + kBestBytes, kFrontBytes = kSpacesAt + kStepSpaces * kSpaceBytes;
+static_assert(StepProgram::kMaxRows * sizeof(uint64_t) <= kBestBytes);
 constexpr int kBlockShared = 227 << 10;
 
 const StepInstance* FindInstance(const DecodeAttentionConfig& config) {
@@ -52,6 +55,7 @@ cudaError_t StepProgram::Reserve(const DecodeAttentionConfig* config, void* memo
                   : nullptr;
   if (instance_ == nullptr) return cudaSuccess;
   cudaError_t error = cudaMemsetAsync(memory_, 0, kCountBytes, stream_);
+  if (error == cudaSuccess) error = cudaMemsetAsync(memory_ + kCountBytes, 0xff, kBestBytes, stream_);
   size_t own = 0;  // shared memory that the compiler placed
   for (const void* kernel : instance_->kernels) {
     cudaFuncAttributes attributes{};
@@ -71,6 +75,17 @@ cudaError_t StepProgram::Reserve(const DecodeAttentionConfig* config, void* memo
     if (error == cudaSuccess) {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_);
     }
+    // Blocks wait for each other: all have to be there at once. Nothing else holds a multiprocessor that
+    // waits for them.
+    int resident = 0;
+    if (error == cudaSuccess) {
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, instance_->n_threads(),
+                                                            shared_bytes_);
+    }
+    if (error != cudaSuccess || resident == 0) {
+      instance_ = nullptr;
+      break;
+    }
   }
   return error;
 }
@@ -81,6 +96,16 @@ bool StepProgram::Begin(int n_rows, const int32_t* existing) {
   // A model's programs are all as long as the longest, or about.
   const bool has_room = kFrontBytes + (used_ + longest_) * sizeof(StepInstruction) <= kBytes;
   return collects_ = instance_ != nullptr && n_rows <= kMaxRows && has_room;
+}
+
+uint64_t* StepProgram::KeepBest(int n_text) {
+  if (!collects_ || instructions_.size() == launched_) return nullptr;
+  StepOperation& last = instructions_.back().operation;
+  SkinnyCall& call = last.product;
+  if (last.kind != StepOperation::kProduct || call.epilogue != Epilogue::kStore) return nullptr;
+  if (call.row_index == nullptr) return nullptr;
+  call.best = reinterpret_cast<uint64_t*>(memory_ + kCountBytes), call.n_best = n_text;
+  return call.best;
 }
 
 void StepProgram::AddProduct(const SkinnyCall& call) {
@@ -112,7 +137,7 @@ void StepProgram::Link(size_t begin, StepLaunch* launch) {
   std::map<const void*, Writer> writers;  // of the rows at an address, the last
   int generation = 0;                     // meetings so far
   size_t used = 0, most = 0;              // bytes of the generation
-  const auto space = [&] { return memory_ + kCountBytes + generation % kStepSpaces * kSpaceBytes; };
+  const auto space = [&] { return memory_ + kSpacesAt + generation % kStepSpaces * kSpaceBytes; };
   const auto take = [&](size_t bytes) {
     void* at = space() + used;
     used += (bytes + 127) / 128 * 128, most = std::max(most, used);
@@ -160,7 +185,7 @@ void StepProgram::Link(size_t begin, StepLaunch* launch) {
       ++generation, used = 0;
       const int n_heads = operation.decode.n_heads;
       for (int k = 0; k < kStepSpaces; ++k) {  // the same at every attention
-        auto* outs = reinterpret_cast<float*>(memory_ + kCountBytes + k * kSpaceBytes + kRowBytes);
+        auto* outs = reinterpret_cast<float*>(memory_ + kSpacesAt + k * kSpaceBytes + kRowBytes);
         const size_t n_outs = size_t(n_sms_ + kMaxRows) * n_heads * instance_->head_dim;
         launch->partials[k] = {outs, reinterpret_cast<float2*>(outs + n_outs)};
       }
@@ -173,7 +198,7 @@ void StepProgram::Link(size_t begin, StepLaunch* launch) {
     }
   }
   for (int i = 0; i < kStepSpaces; ++i) {
-    launch->places[i] = reinterpret_cast<uint4*>(memory_ + kCountBytes + i * kSpaceBytes);
+    launch->places[i] = reinterpret_cast<uint4*>(memory_ + kSpacesAt + i * kSpaceBytes);
   }
   launch->n_places = static_cast<int>(most / sizeof(uint4));
 }
@@ -196,16 +221,7 @@ cudaError_t StepProgram::Launch() {
   };
   Link(launched_, &launch);
   launched_ = instructions_.size();
-  cudaLaunchAttribute resident{};  // all blocks at once, or an error
-  resident.id = cudaLaunchAttributeCooperative;
-  resident.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(n_sms_);
-  config.blockDim = dim3(instance_->n_threads());
-  config.dynamicSmemBytes = shared_bytes_;
-  config.stream = stream_;
-  config.attrs = &resident;
-  config.numAttrs = 1;
+  const OverlappedLaunch overlapped(dim3(n_sms_), instance_->n_threads(), shared_bytes_, stream_, true);
   bool takes_few = n_rows_ <= kFewRows;
   for (size_t i = first - used_; i < launched_; ++i) {
     const StepOperation& operation = instructions_[i].operation;
@@ -213,7 +229,7 @@ cudaError_t StepProgram::Launch() {
         operation.kind != StepOperation::kProduct || operation.shape.TakesFewRows(instance_->n_warps);
   }
   void* arguments[] = {&launch};
-  return cudaLaunchKernelExC(&config, instance_->kernels[takes_few ? 0 : 1], arguments);
+  return cudaLaunchKernelExC(overlapped.config(), instance_->kernels[takes_few ? 0 : 1], arguments);
 }
 
 cudaError_t StepProgram::Upload() {

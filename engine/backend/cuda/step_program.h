@@ -44,6 +44,9 @@ class StepProgram {
   bool collects() const { return collects_; }
   void AddProduct(const SkinnyCall& call);
   void AddAttention(const DecodeCall& call);  // with `stores`
+  // Where the last product, if it has yet to be launched and its rows are chosen, leaves each row's best
+  // token of the first n_text: SkinnyCall::best. Else null.
+  uint64_t* KeepBest(int n_text);
   // What was added since the last launch, as one kernel.
   cudaError_t Launch();
   // Ends the program.

@@ -134,6 +134,9 @@ class TpaAttentionImpl final : public TpaAttention {
   }
   Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
   Status LaunchPlan();
+  Status LaunchPlanned() override {
+    return std::exchange(is_planned_, true) ? absl::OkStatus() : LaunchPlan();
+  }
   StatusOr<const PageMaps*> MapsOf(const LayerPages& pages);
   // The step's factors are decode's kernels' to store.
   bool StoresInDecode(const PageLayout& layout) const {
@@ -164,6 +167,7 @@ class TpaAttentionImpl final : public TpaAttention {
   bool multi_row_plans_ = false;  // options_.multi_row has planned this step
   const int32_t* decode_len_ = nullptr;
   bool launched_since_plan_ = false;
+  bool is_planned_ = true;  // or the device's plan has yet to be made
   std::unordered_map<const void*, std::pair<int32_t, PageMaps>> maps_;  // by a layer's first page
 };
 
@@ -239,6 +243,7 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   step_ = {};
   step_.plan = &plan;
   has_one_row_ = has_multi_row_ = multi_row_plans_ = launched_since_plan_ = false;
+  is_planned_ = true;
   if (plan.n_rows() == 0) return absl::OkStatus();
   step_.row_capacity = PowerOfTwoFrom(plan.n_rows(), limits_.max_rows);
   step_.sequence_capacity = PowerOfTwoFrom(plan.n_sequences(), limits_.max_sequences);
@@ -258,7 +263,8 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
     (DecodesSequence(plan, s) ? has_one_row_ : has_multi_row_) |= has_rows;
   }
   T6_RETURN_IF_ERROR(CopyStep(plan, arrays));
-  return has_one_row_ && config_ ? LaunchPlan() : absl::OkStatus();
+  is_planned_ = !has_one_row_ || !config_;
+  return absl::OkStatus();
 }
 
 Status TpaAttentionImpl::LaunchPlan() {
@@ -275,6 +281,7 @@ Status TpaAttentionImpl::LaunchPlan() {
 Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   const AttentionSpec& spec = *params.spec;
   const PageLayout& layout = *params.pages.layout;
+  T6_RETURN_IF_ERROR(LaunchPlanned());
   if (StoresInDecode(layout)) return absl::OkStatus();
   const auto offset = [&](PartName name) { return static_cast<int64_t>(layout.part(name).offset); };
   StoreCall call;
@@ -299,6 +306,7 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
 
 Status TpaAttentionImpl::Run(const TpaAttentionParams& params) {
   if (step_.row_capacity == 0) return absl::OkStatus();
+  T6_RETURN_IF_ERROR(LaunchPlanned());
   const DType decodes = config_ && config_->shape.fp8 ? DType::kFp8 : DType::kBF16;
   if (!config_ || params.pages.layout->dtype() != decodes) return RunPath(params, 1);
   if (has_one_row_) T6_RETURN_IF_ERROR(RunDecode(params));

@@ -1,11 +1,12 @@
 // FlashTPA on a GPU: the twin of cpu::TpaAttention. Decode rows (one of a sequence) over bfloat16 pages go
 // through the decode kernels (docs/kernels.md), everything else through the paths given to Make.
 //
-// Plan copies a step's arrays from pinned memory and makes the device's plan; Store and Run launch kernels
-// and return. No call but Make and Reserve allocates or waits for the device (Plan waits for its copy of two
-// steps before, done long ago). Store and Run may be captured into a CUDA graph after a Plan, outside of it;
-// the graph may be replayed after every Plan with the same graph_key(). One thread calls it; errors are the
-// device's, or UNIMPLEMENTED with the shape that no kernel covers.
+// Plan copies a step's arrays from pinned memory; the first call behind it launches the kernel that makes the
+// device's plan. Store and Run launch kernels and return. No call but Make and Reserve allocates or waits for
+// the device (Plan waits for its copy of two steps before, done long ago). Store and Run may be captured into
+// a CUDA graph after a Plan, outside of it; the graph may be replayed after every Plan with the same
+// graph_key(). One thread calls it; errors are the device's, or UNIMPLEMENTED with the shape that no kernel
+// covers.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -52,6 +53,8 @@ class TpaAttention {
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec) = 0;
   // Once per step, outside of any capture. `plan` must outlive the step's Store and Run calls.
   virtual Status Plan(const StepPlan& plan, const AttentionSpec& spec) = 0;
+  // Launches what Plan has left: before all others of a step, so that it runs beside them. May be captured.
+  virtual Status LaunchPlanned() = 0;
   // Once per layer, Store before Run. All pointers are the device's.
   virtual Status Store(const StoreFactorsParams& params) = 0;
   virtual Status Run(const TpaAttentionParams& params) = 0;
