@@ -36,6 +36,7 @@ std::vector<Case> Cases() {
         if (n_rows < 20 || n_rows == 33) cases.push_back({device, dtype, odd, n_rows});
         if (n_rows == 17 || n_rows == 50) cases.push_back({device, dtype, broad, n_rows});
       }
+      for (const Shape& shape : {tiny, odd}) cases.push_back({device, dtype, shape, 800});
     }
   }
   return cases;
@@ -108,7 +109,7 @@ class BackendProjectTest : public ::testing::TestWithParam<Case> {
 TEST_P(BackendProjectTest, ALayerAndTheHeadMatchFloat64) {
   const auto& [device, dtype, shape, n_rows] = GetParam();
   const int width = shape.width;
-  const StepLimits limits{.max_rows = 200, .max_sequences = 4, .max_outputs = 200, .max_context = 256};
+  const StepLimits limits{.max_rows = 800, .max_sequences = 4, .max_outputs = 800, .max_context = 1024};
   const std::vector<float> table = Random(static_cast<size_t>(n_rows) * width, 1.0f);
   const std::vector<float> qkv_w = Random(static_cast<size_t>(shape.qkv) * width, 1.0f);
   const std::vector<float> out_w = Random(static_cast<size_t>(width) * shape.attention_width, 0.1f);

@@ -307,7 +307,7 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
                                    kSequences * kEach);
   ASSERT_TRUE(cache.ok()) << cache.status();
   ModelRunner runner(backend, model->get(), cache->get(), spec.vocab_size);
-  const auto run = [&](int first, int n_sequences, int begin, int end) {
+  const auto run = [&](int first, int n_sequences, int begin, int end, int n_top = 20) {
     StepPlan plan;
     plan.Clear();
     for (int s = first; s < first + n_sequences; ++s) {
@@ -317,7 +317,7 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
         plan.slots.push_back((s * kEach + t / kPageTokens) * kPageTokens + t % kPageTokens);
       }
       plan.output_rows.push_back(plan.n_rows() - 1);
-      plan.sampling.push_back(SamplingRow{.temperature = 0, .n_top = 20});
+      plan.sampling.push_back(SamplingRow{.temperature = 0, .n_top = n_top});
       plan.row_begin.push_back(plan.n_rows());
       plan.context_len.push_back(end);
       for (int i = 0; i * kPageTokens < end; ++i) plan.page_ids.push_back(s * kEach + i);
@@ -328,6 +328,21 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? result->outputs : std::vector<TokenOutput>();
   };
+  // All rows in one step, or 50 at a time, which other products and attention do.
+  const std::vector<TokenOutput> at_once = run(0, 4, 0, kTokens);
+  ASSERT_EQ(at_once.size(), 4u);
+  for (int s = 0; s < 4; ++s) {
+    std::vector<TokenOutput> parts;
+    for (int begin = 0; begin < kTokens; begin += 50) parts = run(s, 1, begin, begin + 50);
+    ASSERT_EQ(parts.size(), 1u);
+    std::map<int32_t, float> of;
+    for (const auto& top : parts[0].top) of[top.token] = top.logprob;
+    for (int k = 0; k < 5; ++k) {
+      const auto& top = at_once[s].top[k];
+      ASSERT_TRUE(of.contains(top.token)) << "sequence " << s;
+      EXPECT_NEAR(of[top.token], top.logprob, 1.0) << "sequence " << s;
+    }
+  }
   for (int s = 0; s < kSequences; s += 4) run(s, 4, 0, kTokens);
   for (const int n : {1, 2, 7, 8, 11, 16}) {
     const std::vector<TokenOutput> first = run(0, n, kTokens, kTokens + 1);
@@ -352,6 +367,9 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
       }
       second = next;
     }
+    const std::vector<TokenOutput> greedy = run(0, n, kTokens, kTokens + 1, -1);
+    ASSERT_EQ(greedy.size(), second.size());
+    for (int i = 0; i < n; ++i) EXPECT_EQ(greedy[i].token, second[i].token) << "without others, row " << i;
     // The order of sums differs, and with it what is rounded to bfloat16; logits are as wide as 40.
     EXPECT_LT(worst, 1.0) << n << " rows; the best twenty lie within " << spread;
   }
