@@ -340,7 +340,8 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
     for (int k = 0; k < 5; ++k) {
       const auto& top = at_once[s].top[k];
       ASSERT_TRUE(of.contains(top.token)) << "sequence " << s;
-      EXPECT_NEAR(of[top.token], top.logprob, 1.0) << "sequence " << s;
+      // Of a logit so far below the best one, what is rounded to bfloat16 is a part in 500.
+      EXPECT_NEAR(of[top.token], top.logprob, 1.0 - top.logprob / 200) << "sequence " << s;
     }
   }
   for (int s = 0; s < kSequences; s += 4) run(s, 4, 0, kTokens);
