@@ -73,7 +73,8 @@ struct Daemon::Impl {
     info = MakeInfoHandler(&slot);
     handlers = {chat.get(), completion.get(), info.get(), &prompts, &texts};
   }
-  ~Impl() { Stop(absl::InfinitePast()); }
+  // After a failure the last errors may be on their way.
+  ~Impl() { Stop(state == ServingState::kFailed ? absl::Now() + kDelivery : absl::InfinitePast()); }
 
   Status LoadKeys();
   Status Listen(Daemon* daemon);
@@ -81,6 +82,12 @@ struct Daemon::Impl {
   Status LoadEngine();
   void SetState(ServingState next);
   int InFlight() const { return http->requests_in_flight() + grpc->calls_in_flight(); }
+  bool HasFailed() const { return !engine->health().ok(); }
+  // Until `cut`, the deadline, or `ended`, which does not notify.
+  template <typename Cut, typename Ended>
+  void WaitUntil(const Cut& cut, absl::Time deadline, const Ended& ended)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  Status EndFailed() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Stop(absl::Time deadline);
 
   const ServerConfig config;
@@ -222,6 +229,22 @@ void Daemon::Impl::SetState(ServingState next) {
   metrics.SetReady(ready);
 }
 
+template <typename Cut, typename Ended>
+void Daemon::Impl::WaitUntil(const Cut& cut, absl::Time deadline, const Ended& ended) {
+  while (!ended() && absl::Now() < deadline) {
+    if (mutex.AwaitWithTimeout(absl::Condition(&cut), std::min(kGlance, deadline - absl::Now()))) return;
+  }
+}
+
+// The engine has ended its requests with the reason: whoever waits for an answer hears of it.
+Status Daemon::Impl::EndFailed() {
+  SetState(ServingState::kFailed);
+  const int calls_before = stop_calls;
+  WaitUntil([this, calls_before] { return stop_calls > calls_before; }, absl::Now() + kDelivery,
+            [this] { return InFlight() == 0; });
+  return Annotate(engine->health(), "the engine failed");
+}
+
 void Daemon::Impl::Stop(absl::Time deadline) {
   state = ServingState::kStopped;
   if (http != nullptr) http->Stop(deadline);
@@ -260,17 +283,15 @@ Status Daemon::Wait() {
   absl::MutexLock lock(&d.mutex);
   const auto stop_asked = [&d] { return d.stop_calls > 0; };
   while (!d.mutex.AwaitWithTimeout(absl::Condition(&stop_asked), kHealthGlance)) {
-    if (Status health = d.engine->health(); !health.ok()) {
-      d.SetState(ServingState::kFailed);
-      return Annotate(health, "the engine failed");
-    }
+    if (d.HasFailed()) return d.EndFailed();
   }
 
   if (!d.skip_grace) {
     d.SetState(ServingState::kGrace);
     spdlog::info("stopping: not ready, still serving for {}", absl::FormatDuration(d.config.drain_grace));
-    const auto cut = [&d] { return d.skip_grace || d.stop_calls > 1; };
-    d.mutex.AwaitWithTimeout(absl::Condition(&cut), d.config.drain_grace);
+    d.WaitUntil([&d] { return d.skip_grace || d.stop_calls > 1; }, absl::Now() + d.config.drain_grace,
+                [&d] { return d.HasFailed(); });
+    if (d.HasFailed()) return d.EndFailed();
   }
 
   d.SetState(ServingState::kDraining);
@@ -279,10 +300,9 @@ Status Daemon::Wait() {
   const absl::Time deadline = absl::Now() + d.config.drain_deadline;
   spdlog::info("draining: {} requests in flight, at most {}", d.InFlight(),
                absl::FormatDuration(d.config.drain_deadline));
-  const auto cut = [&d, calls_before] { return d.stop_calls > calls_before; };
-  while (d.InFlight() > 0 && absl::Now() < deadline) {
-    if (d.mutex.AwaitWithTimeout(absl::Condition(&cut), std::min(kGlance, deadline - absl::Now()))) break;
-  }
+  d.WaitUntil([&d, calls_before] { return d.stop_calls > calls_before; }, deadline,
+              [&d] { return d.InFlight() == 0 || d.HasFailed(); });
+  if (d.HasFailed()) return d.EndFailed();
   const int left = d.InFlight();
   if (left > 0) spdlog::warn("{} requests are cut off", left);
   // No call in flight is not yet every answer on its way: cancelling now would lose the last ones.

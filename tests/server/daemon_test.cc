@@ -224,6 +224,53 @@ TEST_F(DaemonTest, AFailedEngineEndsTheDaemonWithItsReason) {
   EXPECT_EQ(health.status(), grpc::health::v1::HealthCheckResponse::NOT_SERVING);
 }
 
+// The error that the engine gives its requests when the device fails.
+TokenEvent Gone() {
+  TokenEvent event = Finished(FinishReason::kError);
+  event.status = Internal("the device is gone");
+  return event;
+}
+
+TEST_F(DaemonTest, WhoeverWaitsForAFailedEngineHearsOfIt) {
+  StartAndWait();
+  const auto stream = Open();
+  const Submitted submitted = engine_->WaitForSubmit(0);
+  engine_->SetHealth(Internal("the device is gone"));
+  ASSERT_TRUE(Reaches(ServingState::kFailed));
+  EXPECT_FALSE(ended_.WaitForNotificationWithTimeout(absl::Milliseconds(200))) << "nobody was told yet";
+  submitted.events->Push(Gone());
+  ASSERT_TRUE(Ended());
+  waiter_.join();
+  daemon_.reset();
+  v1::CompletionChunk chunk;
+  while (stream->reader->Read(&chunk)) continue;
+  const grpc::Status status = stream->reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INTERNAL) << status.error_message();
+  EXPECT_THAT(status.error_message(), HasSubstr("the device is gone"));
+}
+
+TEST_F(DaemonTest, AnEngineThatFailsInGraceEndsTheDaemon) {
+  StartAndWait();
+  daemon_->RequestStop(/*skip_grace=*/false);
+  ASSERT_TRUE(Reaches(ServingState::kGrace));
+  engine_->SetHealth(Internal("the device is gone"));
+  ASSERT_TRUE(Ended()) << "grace is an hour here";
+  EXPECT_THAT(std::string(result_.message()), HasSubstr("the device is gone"));
+}
+
+TEST_F(DaemonTest, AnEngineThatFailsInTheDrainIsNoSuccess) {
+  StartAndWait();
+  const auto stream = Open();
+  const Submitted submitted = engine_->WaitForSubmit(0);
+  daemon_->RequestStop(/*skip_grace=*/true);
+  ASSERT_TRUE(Reaches(ServingState::kDraining));
+  engine_->SetHealth(Internal("the device is gone"));
+  submitted.events->Push(Gone());
+  EXPECT_EQ(stream->reader->Finish().error_code(), grpc::StatusCode::INTERNAL);
+  ASSERT_TRUE(Ended());
+  EXPECT_THAT(std::string(result_.message()), HasSubstr("the device is gone"));
+}
+
 TEST_F(DaemonTest, MetricsHaveEveryPublishedName) {
   StartAndWait();
   const std::string text = Get(daemon_->http_port(), "/metrics").body;
