@@ -75,7 +75,7 @@ StatusOr<MemoryPlan> PlanMemory(const EngineConfig& config, const ResolvedConfig
   if (fixed >= plan.available_bytes) {
     return ResourceExhausted(
         "weights ({:.0f} MiB) and workspaces ({:.0f} MiB) do not fit into the {:.0f} MiB available; "
-        "use --dtype bf16, or a smaller --max-context or --max-num-seqs",
+        "use --dtype bf16, or a smaller --max-context, --max-num-seqs or --max-step-rows",
         MiB(plan.weight_bytes), MiB(plan.workspace_bytes), MiB(plan.available_bytes));
   }
   const size_t left = plan.available_bytes - fixed;

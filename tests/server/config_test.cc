@@ -77,6 +77,8 @@ TEST(Config, EveryFlagArrives) {
                                 "4096",
                                 "--max-num-seqs",
                                 "8",
+                                "--max-step-rows",
+                                "1024",
                                 "--max-step-ms",
                                 "12.5",
                                 "--max-queued-requests",
@@ -125,6 +127,7 @@ TEST(Config, EveryFlagArrives) {
   EXPECT_EQ(c.engine.threads, 3);
   EXPECT_EQ(c.engine.max_context, 4096);
   EXPECT_EQ(c.engine.max_num_seqs, 8);
+  EXPECT_EQ(c.engine.max_step_rows, 1024);
   EXPECT_EQ(c.engine.max_step_ms, 12.5);
   EXPECT_EQ(c.engine.max_queued_requests, 9);
   EXPECT_EQ(c.engine.variant, "T6");
@@ -158,6 +161,7 @@ TEST(Config, ErrorsNameTheFlagAndQuoteTheValue) {
       {{"--model", "a", "--threads", "two"}, "--threads: \"two\" is not a whole number"},
       {{"--model", "a", "--threads", "-1"}, "--threads: -1 is not from 0 to 1024"},
       {{"--model", "a", "--threads", "99999999999999999999"}, "is not a whole number"},
+      {{"--model", "a", "--max-step-rows", "8"}, "--max-step-rows: 8 is not from"},
       {{"--model", "a", "--max-step-ms", "nan"}, "--max-step-ms: nan is not from"},
       {{"--model", "a", "--cache-bytes", "4Gib"}, "--cache-bytes: \"Gib\" is no unit of size"},
       {{"--model", "a", "--cache-bytes", "lots"}, "\"lots\" is not a size"},
