@@ -1,9 +1,11 @@
-// What an operator is told where the GPU cannot be used. Needs none.
+// What an operator is told where the GPU cannot be used, or not for so much. Needs none, but for one test.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <string>
 
 #include "engine/backend/cuda/cuda_backend.h"
+#include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/device.h"
 
 namespace t6::cuda {
@@ -24,18 +26,46 @@ TEST(CudaDevice, NamesWhatTheDriverLacks) {
   EXPECT_NE(Said(old).find("13.0"), std::string::npos) << old;
 }
 
-// Where there is a GPU the device opens; where there is none the message says so, and nothing crashes.
+TEST(CudaDevice, MissingMemoryIsNamedWithWhatToDo) {
+  const Status device = NoDeviceMemory((size_t{5} << 30) + 1, (size_t{300} << 20) + 5);
+  EXPECT_EQ(device.code(), absl::StatusCode::kResourceExhausted);
+  for (const char* part : {"300 MiB free", "5121 MiB", "other processes", "--cache-bytes"})
+    EXPECT_NE(Said(device).find(part), std::string::npos) << device;
+  const Status pinned = NoPinnedMemory(size_t{1} << 30);
+  EXPECT_EQ(pinned.code(), absl::StatusCode::kResourceExhausted);
+  for (const char* part : {"1024 MiB", "--max-context"})
+    EXPECT_NE(Said(pinned).find(part), std::string::npos) << pinned;
+}
+
+// Where there is a GPU the device opens, or every other test would be skipped in silence; where there is none
+// the message says so, and nothing crashes.
 TEST(CudaDevice, OpensOrSaysWhyNot) {
   const auto device = OpenDevice();
   const auto backend = MakeCudaBackend();
-  if (device.ok()) {
+  if (std::filesystem::exists("/dev/nvidia0")) {
+    ASSERT_TRUE(device.ok()) << device.status();
+    EXPECT_TRUE(backend.ok()) << backend.status();
     EXPECT_GT(device->n_sms, 0);
     EXPECT_GT(device->memory_available, size_t{1} << 30);
     return;
   }
+  ASSERT_FALSE(device.ok()) << device->description;
   EXPECT_FALSE(backend.ok());
   EXPECT_EQ(Said(backend.status()), Said(device.status()));
-  EXPECT_FALSE(Said(device.status()).empty());
+  EXPECT_EQ(device.status().code(), absl::StatusCode::kUnavailable) << device.status();
+}
+
+// Of a GPU that has not so much: the next launch has nothing to do with it.
+TEST(CudaDevice, AnAllocationThatFailsLeavesNoErrorBehind) {
+  const auto device = OpenDevice();
+  if (!device.ok()) GTEST_SKIP() << device.status();
+  DeviceMemory memory;
+  const Status status = memory.Allocate(size_t{1} << 50);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_NE(Said(status).find("1073741824 MiB are needed"), std::string::npos) << status;
+  EXPECT_EQ(memory.as<void>(), nullptr);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  EXPECT_TRUE(memory.Allocate(1000).ok());
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/backend/cuda/cuda_status.h"
+#include "engine/backend/cuda/device.h"
 
 namespace t6::cuda {
 
@@ -29,16 +30,22 @@ class CudaMemory {
     kKind == MemoryKind::kDevice ? cudaFree(data_) : cudaFreeHost(data_);
   }
 
-  // Not initialised. What was there before is freed first.
+  // Not initialised. What was there before is freed first. RESOURCE_EXHAUSTED says what was missing.
   Status Allocate(size_t bytes) {
     *this = CudaMemory();
     bytes = std::max<size_t>(bytes, 16);
-    if constexpr (kKind == MemoryKind::kDevice) {
-      T6_RETURN_IF_CUDA_ERROR(cudaMalloc(&data_, bytes));
-    } else {
-      T6_RETURN_IF_CUDA_ERROR(cudaHostAlloc(&data_, bytes, cudaHostAllocDefault));
+    constexpr bool kIsDevice = kKind == MemoryKind::kDevice;
+    void* data = nullptr;
+    const cudaError_t error =
+        kIsDevice ? cudaMalloc(&data, bytes) : cudaHostAlloc(&data, bytes, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // or the next launch would report it
+      size_t free = 0, total = 0;
+      if (kIsDevice) T6_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
+      return kIsDevice ? NoDeviceMemory(bytes, free) : NoPinnedMemory(bytes);
     }
-    size_ = bytes;
+    T6_RETURN_IF_CUDA_ERROR(error);
+    data_ = data, size_ = bytes;
     return absl::OkStatus();
   }
 

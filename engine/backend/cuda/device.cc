@@ -10,6 +10,8 @@ namespace {
 // Kernels' code, graphs and the library's own buffers come after the plan of memory.
 constexpr size_t kKeptFree = size_t{768} << 20;
 
+size_t MiB(size_t bytes) { return (bytes + (size_t{1} << 20) - 1) >> 20; }
+
 std::string VersionText(int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); }
 
 }  // namespace
@@ -25,6 +27,20 @@ Status CheckDriver(int driver_version, int runtime_version) {
                        VersionText(driver_version), runtime_version / 1000);
   }
   return absl::OkStatus();
+}
+
+Status NoDeviceMemory(size_t bytes, size_t free) {
+  return ResourceExhausted(
+      "the GPU has {} MiB free and {} MiB are needed: other processes have taken memory since the plan was "
+      "made; end them, or set a smaller --cache-bytes",
+      free >> 20, MiB(bytes));
+}
+
+Status NoPinnedMemory(size_t bytes) {
+  return ResourceExhausted(
+      "the host cannot pin {} MiB for the GPU's steps: give it more memory, or set a smaller --max-context, "
+      "--max-num-seqs or --max-step-rows",
+      MiB(bytes));
 }
 
 StatusOr<Device> OpenDevice() {

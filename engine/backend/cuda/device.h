@@ -21,6 +21,11 @@ struct Device {
 // build has no code for.
 StatusOr<Device> OpenDevice();
 
+// RESOURCE_EXHAUSTED for memory that the plan had room for and that now is not there: of the GPU, of which
+// `free` bytes are left, or pinned memory of the host.
+Status NoDeviceMemory(size_t bytes, size_t free);
+Status NoPinnedMemory(size_t bytes);
+
 // Versions as CUDA counts them: 13000 is 13.0, 0 is none.
 Status CheckDriver(int driver_version, int runtime_version);
 
