@@ -1,9 +1,8 @@
-// T6-XL's steps on a GPU (48 layers, 78 heads of 64, width 1600, vocabulary 50304): decode and prefill
-// through the backend that the engine uses, random weights and factors. Beside a decode step stands its
-// floor, the bytes of weights and factors at the read bandwidth measured in the same run; beside a prefill,
-// its arithmetic; beside a question on a cached context, what it may cost. Decode runs as the engine runs it:
-// a step is launched before the tokens of the last are read. `profile` lists what the operations of a step
-// take, one step at a time. A number after either of them: only steps of so many sequences.
+// T6-XL's steps on a GPU through the backend that the engine uses, random weights and factors. Beside a
+// decode step stands its floor, the bytes of weights and factors at the read bandwidth measured in the same
+// run; beside a prefill, its arithmetic; beside a question on a cached context, what it may cost; beside a
+// step that shares a prefix, the same step without. Decode runs as the engine runs it: a step is launched
+// before the tokens of the last are read.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -17,15 +16,15 @@
 #include <vector>
 
 #include "bench/attention_cuda_kernels.h"
+#include "bench/xl_model.h"
 #include "engine/backend/factory.h"
 #include "engine/base/check.h"
-#include "engine/model/t6_shapes.h"
 #include "engine/model_runner.h"
 
 namespace t6::bench {
 namespace {
 
-constexpr int kMostSequences = 64, kMostRows = 8192;
+constexpr int kMostSequences = 64, kMostRows = 8192, kDecodeSteps = 60;
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -41,59 +40,6 @@ T Must(StatusOr<T> result) {
 }
 void Must(const Status& status) { T6_CHECK(status.ok(), "{}", status.ToString()); }
 void Must(cudaError_t error) { T6_CHECK(error == cudaSuccess, "{}", cudaGetErrorString(error)); }
-
-ModelSpec XlSpec() {
-  ModelSpec spec;
-  spec.variant = "T6";
-  spec.vocab_size = 50304, spec.n_layers = 48, spec.width = 1600, spec.block_size = 1024;
-  spec.mlp_width = OfficialMlpWidth(spec.width);
-  AttentionSpec& a = spec.attention;
-  a.n_heads = 78, a.head_dim = a.rotary_dim = 64;
-  a.q.rank = 6, a.k.rank = a.v.rank = 2;
-  return spec;
-}
-
-// Every tensor is a window on one buffer of random numbers.
-class RandomWeights final : public TensorSource {
- public:
-  explicit RandomWeights(const ModelSpec& spec) : numbers_(kNumbers) {
-    uint64_t state = 1;
-    for (bf16& x : numbers_) {
-      state = state * 6364136223846793005u + 1442695040888963407u;
-      // Uniform of deviation 0.02, as weights are initialised.
-      x = ToBf16((static_cast<float>(state >> 40) / (1 << 24) - 0.5f) * 0.07f);
-    }
-    const AttentionSpec& a = spec.attention;
-    shapes_ = T6Shapes({.vocab_size = spec.vocab_size,
-                        .n_layers = spec.n_layers,
-                        .width = spec.width,
-                        .mlp_width = spec.mlp_width,
-                        .n_heads = a.n_heads,
-                        .head_dim = a.head_dim,
-                        .rank_q = a.q.rank,
-                        .rank_k = a.k.rank,
-                        .rank_v = a.v.rank});
-  }
-  std::vector<std::string> Names() const override { return {}; }
-  StatusOr<TensorView> Find(std::string_view name) const override {
-    const auto at = shapes_.find(std::string(name));
-    if (at == shapes_.end()) return NotFound("no tensor {}", name);
-    TensorView view{nullptr, DType::kBF16, at->second};
-    const size_t room = kNumbers - static_cast<size_t>(view.n_elements());
-    view.data = numbers_.data() + std::hash<std::string_view>()(name) % room;
-    return view;
-  }
-  int64_t n_parameters() const {
-    int64_t n = 0;
-    for (const auto& [name, shape] : shapes_) n += shape[0] * (shape.size() > 1 ? shape[1] : 1);
-    return n;
-  }
-
- private:
-  static constexpr size_t kNumbers = size_t{128} << 20;
-  std::vector<bf16> numbers_;
-  std::map<std::string, std::vector<int64_t>> shapes_;
-};
 
 // Bytes a second of a kernel that only reads.
 double ReadCeiling() {
@@ -120,55 +66,79 @@ double ReadCeiling() {
 
 class XlBench {
  public:
-  XlBench(Backend* backend, int max_context)
+  // fills: the cache takes all that the plan of memory leaves.
+  XlBench(Backend* backend, int max_context, bool fills)
       : backend_(backend), spec_(XlSpec()), weights_(spec_), layout_(spec_.attention, DType::kBF16) {
     const StepLimits limits{.max_rows = kMostRows + 64,
                             .max_sequences = kMostSequences,
                             .max_outputs = 256,
                             .max_context = max_context};
+    const size_t planned = T6Model::WeightBytes(spec_, DType::kBF16, max_context) +
+                           T6Model::WorkspaceBytes(spec_, limits, DType::kBF16, *backend);
+    const size_t left = backend->info().memory_available - planned;
     const double start = Seconds();
     model_ = Must(T6Model::Load(backend, spec_, weights_, DType::kBF16, limits, nullptr));
     fmt::print("loaded in {:.1f} s; {:.3f} G parameters\n", Seconds() - start,
                static_cast<double>(weights_.n_parameters()) / 1e9);
-    MakeCache(64 * 67);
+    MakeCache(fills ? static_cast<int>(left / (layout_.page_bytes() * spec_.n_layers)) : 64 * 67);
+  }
+
+  // Steps of every kind beside a cache that takes all that was planned for it: what the device has left.
+  void Memory() {
+    const auto free = [] {
+      size_t bytes = 0, total = 0;
+      Must(cudaMemGetInfo(&bytes, &total));
+      return static_cast<double>(bytes) / (1 << 20);
+    };
+    fmt::print("memory  {:.0f} MiB of factors; loaded: {:.0f} MiB free\n",
+               static_cast<double>(cache_->bytes()) / (1 << 20), free());
+    for (const int n : {1, 50, 200, kMostRows}) ChunkSeconds(0, n);
+    ChunkSeconds(100000, 100050);
+    fmt::print("memory  after prompts: {:.0f} MiB free\n", free());
+    for (int batch = 1; batch <= kMostSequences; batch *= 2) {
+      TimeDecode(batch, {.each = 17}, 1024);
+      TimeDecode(batch, {.each = 3, .shared = 500, .is_told = true}, 32064);
+    }
+    fmt::print("memory  after batches of 1 to {}: {:.0f} MiB free\n", kMostSequences, free());
   }
 
   void Decode(int batch, int context, double ceiling) {
-    const int n_steps = 60;
-    const int pages_each = (context + n_steps + 16) / kPageTokens + 1;
-    T6_CHECK(batch * pages_each <= cache_->n_pages());
-    const auto plan_step = [&](int step) -> const StepPlan& {
-      return PlanDecode(batch, pages_each, context + step, step == 0);
-    };
-    std::vector<double> times, hosts;
-    Must(runner_->Launch(plan_step(0)));
-    double last = 0;
-    for (int step = 1; step < n_steps; ++step) {
-      const double planned = Seconds();
-      const StepPlan& plan = plan_step(step);
-      Must(runner_->Launch(plan));
-      const double launched = Seconds();
-      Must(runner_->Wait().status());
-      const double now = Seconds();
-      if (step > 10) times.push_back(now - last), hosts.push_back(launched - planned);
-      last = now;
-    }
-    Must(runner_->Wait().status());
+    const Spans spans{.each = (context + kDecodeSteps + 16) / kPageTokens + 1};
+    T6_CHECK(batch * spans.each <= cache_->n_pages());
+    const Timed timed = TimeDecode(batch, spans, context);
     const double weights = 2.0 * static_cast<double>(weights_.n_parameters());
-    const double factors = static_cast<double>(batch) * (context + n_steps / 2) *
-                           static_cast<double>(layout_.page_bytes()) / kPageTokens * spec_.n_layers;
-    const double floor = (weights + factors) / ceiling, time = Median(times);
+    const int middle = context + kDecodeSteps / 2;
+    const double factors = static_cast<double>(batch) * middle * static_cast<double>(layout_.page_bytes()) /
+                           kPageTokens * spec_.n_layers;
+    const double floor = (weights + factors) / ceiling;
     fmt::print(
         "decode  batch {:>2} at {:>6}: {:8.3f} ms, floor {:7.3f} ms: {:.2f} of it; {:8.0f} tokens/s; "
         "host {:.0f} us a step\n",
-        batch, context, time * 1e3, floor * 1e3, floor / time, batch / time, Median(hosts) * 1e6);
+        batch, context, timed.step * 1e3, floor * 1e3, floor / timed.step, batch / timed.step,
+        timed.host * 1e6);
+  }
+
+  // Sequences on one document, with 64 tokens and a few of their own.
+  void Shared(int batch, int document) {
+    Spans spans{.each = 3, .shared = document / kPageTokens};
+    T6_CHECK(spans.shared + batch * spans.each <= cache_->n_pages());
+    const Timed alone = TimeDecode(batch, spans, document + 64);
+    spans.is_told = true;
+    const Timed told = TimeDecode(batch, spans, document + 64);
+    fmt::print(
+        "shared  batch {:>2} on {:>6}: {:8.3f} ms, host {:.0f} us; each for itself {:8.3f} ms, host {:.0f} "
+        "us; "
+        "{:.2f} times as fast\n",
+        batch, document, told.step * 1e3, told.host * 1e6, alone.step * 1e3, alone.host * 1e6,
+        alone.step / told.step);
   }
 
   // The operations of a decode step by kind, of the `n`-th step of its kind: the first loads kernels, the
   // second may be recorded.
   void ProfileDecode(int batch, int context) {
     for (int step = 0; step < 4; ++step) {
-      Must(runner_->Launch(PlanDecode(batch, (context + 16) / kPageTokens + 1, context + step, step == 0)));
+      Must(runner_->Launch(
+          PlanDecode(batch, {.each = (context + 16) / kPageTokens + 1}, context + step, step == 0)));
       Must(runner_->Wait().status());
     }
     PrintOperations(fmt::format("decode, {} sequences at {}", batch, context));
@@ -211,14 +181,42 @@ class XlBench {
   }
 
  private:
+  // Pages of a batch: `shared` ones of all, then `each` of every sequence.
+  struct Spans {
+    int each = 0, shared = 0;
+    bool is_told = false;  // the plan says so
+  };
+  // Seconds.
+  struct Timed {
+    double step = 0, host = 0;
+  };
+
+  Timed TimeDecode(int batch, const Spans& spans, int context) {
+    std::vector<double> times, hosts;
+    Must(runner_->Launch(PlanDecode(batch, spans, context, /*is_first=*/true)));
+    double last = 0;
+    for (int step = 1; step < kDecodeSteps; ++step) {
+      const double planned = Seconds();
+      Must(runner_->Launch(PlanDecode(batch, spans, context + step, /*is_first=*/false)));
+      const double launched = Seconds();
+      Must(runner_->Wait().status());
+      const double now = Seconds();
+      if (step > 10) times.push_back(now - last), hosts.push_back(launched - planned);
+      last = now;
+    }
+    Must(runner_->Wait().status());
+    return {Median(times), Median(hosts)};
+  }
+
   // The step that follows the one planned last: all sequences at `position`, tokens from the step before.
-  const StepPlan& PlanDecode(int batch, int pages_each, int position, bool is_first) {
+  const StepPlan& PlanDecode(int batch, const Spans& spans, int position, bool is_first) {
     StepPlan& plan = plans_[turn_ ^= 1];
     plan.Clear();
     for (int s = 0; s < batch; ++s) {
-      AddSequence(&plan, s, pages_each, position, position + 1);
+      AddSequence(&plan, s, spans, position, position + 1);
       plan.token_ids.push_back(is_first ? 7 + s : -1 - s);
     }
+    if (spans.is_told) plan.shared_prefixes.push_back({0, batch, spans.shared});
     return plan;
   }
 
@@ -247,7 +245,7 @@ class XlBench {
     StepPlan& plan = plans_[0];
     plan.Clear();
     T6_CHECK(end <= cache_->n_pages() * kPageTokens);
-    AddSequence(&plan, 0, end / kPageTokens + 1, first, end);
+    AddSequence(&plan, 0, {.each = end / kPageTokens + 1}, first, end);
     for (int t = first; t < end; ++t) plan.token_ids.push_back((t * 7919) % 50000);
     return plan;
   }
@@ -300,11 +298,12 @@ class XlBench {
   }
 
   // Rows [first, end) of sequence `s`, whose last gives an output. Pages are scattered.
-  void AddSequence(StepPlan* plan, int s, int pages_each, int first, int end) {
+  void AddSequence(StepPlan* plan, int s, const Spans& spans, int first, int end) {
     const int n_pages = cache_->n_pages();
     // 7919 is prime: a permutation, unless it divides the number of pages.
     const auto page = [&, step = n_pages % 7919 == 0 ? int64_t{1} : int64_t{7919}](int i) {
-      return static_cast<int32_t>((int64_t{s} * pages_each + i) * step % n_pages);
+      const int64_t own = i < spans.shared ? 0 : int64_t{s} * spans.each;
+      return static_cast<int32_t>((own + i) * step % n_pages);
     };
     for (int t = first; t < end; ++t) {
       plan->positions.push_back(t);
@@ -330,6 +329,19 @@ class XlBench {
   int turn_ = 0;
 };
 
+constexpr const char* kHelp =
+    "usage: bench_xl_cuda [KIND [SEQUENCES]]\n"
+    "T6-XL (48 layers, 78 heads of 64, width 1600, vocabulary 50304) on a GPU, random weights and factors, "
+    "bfloat16.\n"
+    "  decode   a step of 1 to 64 sequences, beside the time of its bytes at the read bandwidth measured "
+    "first\n"
+    "  prefill  128 to 8192 tokens\n"
+    "  context  50 tokens on 100,000 cached ones\n"
+    "  shared   a decode step of sequences on one document, read together and each for itself\n"
+    "  profile  a layer's operations and their share, one step at a time\n"
+    "  memory   steps of every kind beside a cache of all that the plan of memory leaves\n"
+    "Without KIND: decode, prefill, context, shared. SEQUENCES: only batches of so many.\n";
+
 int Main(const std::string& only, int only_batch) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   auto made = MakeBackend({.device = "cuda", .times_operations = only == "profile"});
@@ -340,8 +352,10 @@ int Main(const std::string& only, int only_batch) {
   Backend* backend = made->backend.get();
   const double ceiling = ReadCeiling();
   fmt::print("{}; read ceiling {:.0f} GB/s\n", backend->info().description, ceiling / 1e9);
-  XlBench bench(backend, 1 << 17);
+  XlBench bench(backend, 1 << 17, /*fills=*/only == "memory");
   const auto wanted = [&](int batch) { return only_batch == 0 || batch == only_batch; };
+  const auto runs = [&](const char* kind) { return only.empty() || only == kind; };
+  if (only == "memory") bench.Memory();
   if (only == "profile") {
     for (const int batch : {1, 16, 64}) {
       if (wanted(batch)) bench.ProfileDecode(batch, 1024);
@@ -349,9 +363,8 @@ int Main(const std::string& only, int only_batch) {
     if (only_batch > 0) return 0;
     bench.ProfileDecode(64, 4096);
     for (const int n : {1024, 8192}) bench.ProfilePrefill(n);
-    return 0;
   }
-  if (only.empty() || only == "decode") {
+  if (runs("decode")) {
     for (const int batch : {1, 2, 4, 8, 16, 32, 64}) {
       if (wanted(batch)) bench.Decode(batch, 1024, ceiling);
     }
@@ -359,10 +372,17 @@ int Main(const std::string& only, int only_batch) {
       if (wanted(batch)) bench.Decode(batch, context, ceiling);
     }
   }
-  if (only.empty() || only == "prefill") {
+  if (runs("prefill")) {
     for (const int rows : {128, 512, 1024, 2048, 8192}) bench.Prefill(rows);
   }
-  if (only.empty() || only == "context") bench.Context(50, 100000);
+  if (runs("context")) bench.Context(50, 100000);
+  if (runs("shared")) {
+    for (const int document : {1024, 4096, 32768, 100000}) {
+      for (const int batch : {2, 4, 8, 16, 32, 64}) {
+        if (wanted(batch)) bench.Shared(batch, document);
+      }
+    }
+  }
   return 0;
 }
 
@@ -372,11 +392,13 @@ int Main(const std::string& only, int only_batch) {
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   bool known = only.empty();
-  for (const char* name : {"decode", "prefill", "context", "profile"}) known |= only == name;
+  for (const char* kind : {"decode", "prefill", "context", "shared", "profile", "memory"})
+    known |= only == kind;
   const int batch = argc > 2 ? std::atoi(argv[2]) : 0;
-  if (argc > 3 || !known || (argc > 2 && batch < 1)) {
-    fmt::print(stderr, "usage: bench_xl_cuda [decode|prefill|context|profile] [sequences]\n");
-    return 2;
+  const bool asks = only == "--help" || only == "-h";
+  if (asks || argc > 3 || !known || (argc > 2 && batch < 1)) {
+    fmt::print(asks ? stdout : stderr, "{}", t6::bench::kHelp);
+    return asks ? 0 : 2;
   }
   return t6::bench::Main(only, batch);
 }
