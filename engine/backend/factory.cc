@@ -8,14 +8,18 @@
 namespace t6 {
 namespace {
 
-StatusOr<std::unique_ptr<Backend>> MakeCuda([[maybe_unused]] const BackendOptions& options) {
 #ifdef T6_CUDA
+constexpr bool kHasCuda = true;
+StatusOr<std::unique_ptr<Backend>> MakeCuda(const BackendOptions& options) {
   return MakeCudaBackend(
       {.portable = options.portable_kernels, .times_operations = options.times_operations});
-#else
-  return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
-#endif
 }
+#else
+constexpr bool kHasCuda = false;
+StatusOr<std::unique_ptr<Backend>> MakeCuda(const BackendOptions& /*options*/) {
+  return Unimplemented("device \"cuda\" is not in this build; use --device cpu");
+}
+#endif
 
 }  // namespace
 
@@ -27,8 +31,8 @@ StatusOr<MadeBackend> MakeBackend(const BackendOptions& options) {
       T6_ASSIGN_OR_RETURN(made.backend, std::move(cuda));
       return made;
     }
-    // A build without CUDA has nothing to say about it.
-    if (!absl::IsUnimplemented(cuda.status())) made.why_not_cuda = MessageOf(cuda.status());
+    // A build without CUDA has nothing to say about it; one without code for this GPU has.
+    if (kHasCuda) made.why_not_cuda = MessageOf(cuda.status());
   } else if (options.device != "cpu") {
     return InvalidArgument("device \"{}\" is unknown; use auto, cpu or cuda", options.device);
   }
