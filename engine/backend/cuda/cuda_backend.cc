@@ -33,12 +33,6 @@ using cuda::Stream;
 constexpr int kStepsInFlight = 2;
 constexpr int kStepRows = 8192;
 
-int PowerOfTwoFrom(int n, int most) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return std::min(power, most);
-}
-
 class CudaBuffer final : public DeviceBuffer {
  public:
   explicit CudaBuffer(DeviceMemory memory, size_t size) : memory_(std::move(memory)) {
@@ -249,7 +243,7 @@ Status CudaBackend::BeginStep(const StepPlan& plan, const AttentionSpec& spec) {
   const bool is_timed = timer_ != nullptr && plan.n_rows() >= cuda::kMinSplitRows;
   const bool has_graph = attention_key != 0 && plan.n_outputs() > 0 && !is_timed;
   n_rows_ = has_graph ? attention_->step().row_capacity : plan.n_rows();
-  n_outputs_ = has_graph ? PowerOfTwoFrom(plan.n_outputs(), limits_.max_outputs) : plan.n_outputs();
+  n_outputs_ = has_graph ? cuda::PowerOfTwoFrom(plan.n_outputs(), limits_.max_outputs) : plan.n_outputs();
   graph_key_ = has_graph ? attention_key * 0x1000193 + static_cast<uint64_t>(n_outputs_) : 0;
   offsets_ = StepArrays(n_rows_, n_outputs_);
   return CopyArrays(plan);

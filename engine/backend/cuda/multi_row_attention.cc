@@ -12,6 +12,7 @@
 #include "engine/backend/cuda/prefill_attention.h"
 #include "engine/backend/cuda/rows_attention.h"
 #include "engine/backend/cuda/rows_plan.h"
+#include "engine/backend/cuda/staging.h"
 #include "engine/backend/cuda/tensor_map.h"
 
 namespace t6::cuda {
@@ -79,11 +80,6 @@ class MultiRowAttention final : public AttentionPath {
  public:
   MultiRowAttention(const MultiRowOptions& options, int n_sms, bool is_hopper)
       : options_(options), n_sms_(n_sms), is_hopper_(is_hopper) {}
-  ~MultiRowAttention() override {
-    for (Staging& s : staging_) {
-      if (s.copied != nullptr) cudaEventDestroy(s.copied);
-    }
-  }
 
   Status Supports(const AttentionSpec& spec, DType pages) const override;
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
@@ -100,11 +96,6 @@ class MultiRowAttention final : public AttentionPath {
              cudaStream_t stream) override;
 
  private:
-  struct Staging {
-    PinnedMemory memory;
-    cudaEvent_t copied = nullptr;
-    bool in_use = false;
-  };
   // The plan's arrays on the device.
   struct DevicePlan {
     const RowsTask* tasks[kNumRowsWidths];
@@ -133,8 +124,7 @@ class MultiRowAttention final : public AttentionPath {
   RowsPlan plan_;
   DevicePlan device_plan_{};
   DeviceMemory workspace_, arrays_;
-  std::array<Staging, 2> staging_;
-  int turn_ = 0;
+  Staging staging_;
   int64_t query_rows_ = 0, scratch_bytes_ = 0;
   Workspace at_{};
   std::array<const RowsInstance*, kNumRowsWidths> instances_{};
@@ -182,13 +172,7 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   // Tiles read queries behind their last row: finite ones, or they would be looked at twice.
   T6_RETURN_IF_CUDA_ERROR(cudaMemset(workspace_.as<uint8_t>() + at_.queries, 0, at_.partial_out));
   T6_RETURN_IF_ERROR(arrays_.Allocate(capacity.plan_bytes));
-  for (Staging& s : staging_) {
-    T6_RETURN_IF_ERROR(s.memory.Allocate(capacity.plan_bytes));
-    if (s.copied == nullptr) {
-      T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
-    }
-    s.in_use = false;
-  }
+  T6_RETURN_IF_ERROR(staging_.Reserve(capacity.plan_bytes));
   maps_.clear();
   plan_options_ = {};
   plan_options_.n_blocks = n_sms_, plan_options_.n_heads = spec.n_heads;
@@ -240,15 +224,14 @@ Status MultiRowAttention::Plan(const AttentionStep& step, const AttentionSpec& s
 }
 
 Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
-  Staging& staging = staging_[turn_ ^= 1];
-  if (staging.in_use) T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(staging.copied));
+  T6_ASSIGN_OR_RETURN(uint8_t* const to, staging_.Next());
   size_t used = 0;
   bool fits = true;
   const auto put = [&]<typename T>(const std::vector<T>& from) {
     const size_t bytes = from.size() * sizeof(T), at = used;
     used += static_cast<size_t>(RoundUp(bytes, 16));
-    fits = fits && used <= staging.memory.size();
-    if (fits && bytes > 0) std::memcpy(staging.memory.as<uint8_t>() + at, from.data(), bytes);
+    fits = fits && used <= staging_.size();
+    if (fits && bytes > 0) std::memcpy(to + at, from.data(), bytes);
     return reinterpret_cast<const T*>(arrays_.as<uint8_t>() + at);
   };
   for (int i = 0; i < kNumRowsWidths; ++i) {
@@ -257,12 +240,8 @@ Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
   }
   device_plan_.merges = put(plan_.merges), device_plan_.tiles = put(plan_.tiles);
   device_plan_.expands = put(plan_.expands);
-  if (!fits) return Internal("a plan of {} bytes; {} are reserved", used, staging.memory.size());
-  T6_RETURN_IF_CUDA_ERROR(
-      cudaMemcpyAsync(arrays_.as<void>(), staging.memory.as<void>(), used, cudaMemcpyHostToDevice, stream));
-  T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(staging.copied, stream));
-  staging.in_use = true;
-  return absl::OkStatus();
+  if (!fits) return Internal("a plan of {} bytes; {} are reserved", used, staging_.size());
+  return staging_.Copy(arrays_.as<void>(), used, stream);
 }
 
 Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionStep& step, int /*min_rows*/,

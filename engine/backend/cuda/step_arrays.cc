@@ -1,5 +1,7 @@
 #include "engine/backend/cuda/step_arrays.h"
 
+#include <algorithm>
+
 #include "engine/backend/philox.h"
 
 namespace t6::cuda {
@@ -8,6 +10,12 @@ namespace {
 constexpr float kGreedyBelow = 1e-5f;  // temperatures, as on the CPU
 
 }  // namespace
+
+int PowerOfTwoFrom(int n, int most) {
+  int power = 1;
+  while (power < n) power *= 2;
+  return std::min(power, most);
+}
 
 PageParts PartsOf(const PageLayout& layout) {
   PageParts parts;

@@ -12,6 +12,9 @@
 
 namespace t6::cuda {
 
+// What a captured step has room for: the power of two from n on, or all there may be.
+int PowerOfTwoFrom(int n, int most);
+
 // The step's arrays besides attention's, side by side in one copy. Offsets in bytes, a function of the two
 // capacities alone, so that a captured graph finds them again.
 struct StepArrays {

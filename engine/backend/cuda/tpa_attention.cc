@@ -1,7 +1,6 @@
 #include "engine/backend/cuda/tpa_attention.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <numeric>
 #include <optional>
@@ -11,6 +10,8 @@
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/decode_attention.h"
 #include "engine/backend/cuda/decode_shape.h"
+#include "engine/backend/cuda/staging.h"
+#include "engine/backend/cuda/step_arrays.h"
 #include "engine/backend/cuda/step_program.h"
 #include "engine/backend/cuda/store_factors.h"
 #include "engine/base/check.h"
@@ -18,16 +19,10 @@
 namespace t6::cuda {
 namespace {
 
-int PowerOfTwoFrom(int n, int most) {
-  int power = 1;
-  while (power < n) power *= 2;
-  return std::min(power, most);
-}
-
 // Where a step's arrays lie in one block of int32: a function of the capacities alone, so that pointers in a
 // captured graph stay true for every step with the same ones.
-struct StepArrays {
-  StepArrays(int rows, int sequences) {
+struct AttentionArrays {
+  AttentionArrays(int rows, int sequences) {
     const auto take = [this](int n) { return std::exchange(page_ids, page_ids + n); };
     n_sequences = take(1), n_rows = take(1);
     row_begin = take(sequences + 1), context_len = take(sequences), page_begin = take(sequences + 1);
@@ -46,7 +41,7 @@ int64_t MaxTotalPages(const StepLimits& limits) {
   return pages * limits.max_sequences;
 }
 size_t StepBytes(const StepLimits& limits) {
-  const StepArrays arrays(limits.max_rows, limits.max_sequences);
+  const AttentionArrays arrays(limits.max_rows, limits.max_sequences);
   // One page id more for each sequence: a plan may list one beyond what its context needs.
   return (static_cast<size_t>(arrays.page_ids) + MaxTotalPages(limits) + limits.max_sequences) *
          sizeof(int32_t);
@@ -86,12 +81,6 @@ class TpaAttentionImpl final : public TpaAttention {
   TpaAttentionImpl(TpaAttentionOptions options, const DecodeDevice& device)
       : options_(std::move(options)), device_(device) {}
 
-  ~TpaAttentionImpl() override {
-    for (Staging& s : staging_) {
-      if (s.copied != nullptr) cudaEventDestroy(s.copied);
-    }
-  }
-
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
     size_t bytes = StepBytes(limits) + Workspace(limits, spec).total;
     for (const auto* path : {&options_.multi_row, &options_.general}) {
@@ -113,12 +102,6 @@ class TpaAttentionImpl final : public TpaAttention {
   }
 
  private:
-  struct Staging {
-    PinnedMemory memory;
-    cudaEvent_t copied = nullptr;
-    bool in_use = false;
-  };
-
   DecodeWorkspace Workspace(const StepLimits& limits, const AttentionSpec& spec) const {
     const auto config = DecodeConfig(spec, limits.page_dtype, device_);
     return {limits, spec, config ? config->n_blocks : 0, options_.fixed_split_pages};
@@ -132,7 +115,7 @@ class TpaAttentionImpl final : public TpaAttention {
     const bool one_row = plan.row_begin[sequence + 1] - plan.row_begin[sequence] == 1;
     return one_row && !(multi_row_plans_ && options_.multi_row->Takes(sequence));
   }
-  Status CopyStep(const StepPlan& plan, const StepArrays& arrays);
+  Status CopyStep(const StepPlan& plan, const AttentionArrays& arrays);
   Status LaunchPlan();
   Status LaunchPlanned() override {
     return std::exchange(is_planned_, true) ? absl::OkStatus() : LaunchPlan();
@@ -159,8 +142,7 @@ class TpaAttentionImpl final : public TpaAttention {
   DecodePlan plan_;                              // of the largest grid
   DecodePartials partials_;
   DeviceMemory workspace_, arrays_;
-  std::array<Staging, 2> staging_;
-  int turn_ = 0;
+  Staging staging_;
   AttentionStep step_;
   bool has_one_row_ = false,
        has_multi_row_ = false;    // what decode's kernels attend for, and what they do not
@@ -178,13 +160,7 @@ Status TpaAttentionImpl::Reserve(const StepLimits& limits, const AttentionSpec& 
   const DecodeWorkspace offsets = Workspace(limits, spec);
   T6_RETURN_IF_ERROR(workspace_.Allocate(offsets.total));
   T6_RETURN_IF_ERROR(arrays_.Allocate(StepBytes(limits)));
-  for (Staging& s : staging_) {
-    T6_RETURN_IF_ERROR(s.memory.Allocate(StepBytes(limits)));
-    if (s.copied == nullptr) {
-      T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&s.copied, cudaEventDisableTiming));
-    }
-    s.in_use = false;
-  }
+  T6_RETURN_IF_ERROR(staging_.Reserve(StepBytes(limits)));
   auto* base = workspace_.as<uint8_t>();
   partials_ = {reinterpret_cast<float*>(base + offsets.out),
                reinterpret_cast<float2*>(base + offsets.max_sum)};
@@ -213,10 +189,9 @@ Status TpaAttentionImpl::CheckPlan(const StepPlan& plan) const {
 }
 
 // One copy: the arrays lie side by side, the page ids last.
-Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const StepArrays& arrays) {
-  Staging& staging = staging_[turn_ ^= 1];
-  if (staging.in_use) T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(staging.copied));
-  auto* to = staging.memory.as<int32_t>();
+Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const AttentionArrays& arrays) {
+  T6_ASSIGN_OR_RETURN(uint8_t* const buffer, staging_.Next());
+  auto* to = reinterpret_cast<int32_t*>(buffer);
   const auto put = [to](int offset, const std::vector<int32_t>& from) {
     if (!from.empty()) std::memcpy(to + offset, from.data(), from.size() * sizeof(int32_t));
   };
@@ -231,11 +206,7 @@ Status TpaAttentionImpl::CopyStep(const StepPlan& plan, const StepArrays& arrays
     to[arrays.positions + row] = 0, to[arrays.slots + row] = -1;
   }
   const size_t bytes = (arrays.page_ids + plan.page_ids.size()) * sizeof(int32_t);
-  T6_RETURN_IF_CUDA_ERROR(
-      cudaMemcpyAsync(arrays_.as<void>(), to, bytes, cudaMemcpyHostToDevice, options_.stream));
-  T6_RETURN_IF_CUDA_ERROR(cudaEventRecord(staging.copied, options_.stream));
-  staging.in_use = true;
-  return absl::OkStatus();
+  return staging_.Copy(arrays_.as<void>(), bytes, options_.stream);
 }
 
 Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
@@ -247,7 +218,7 @@ Status TpaAttentionImpl::Plan(const StepPlan& plan, const AttentionSpec& spec) {
   if (plan.n_rows() == 0) return absl::OkStatus();
   step_.row_capacity = PowerOfTwoFrom(plan.n_rows(), limits_.max_rows);
   step_.sequence_capacity = PowerOfTwoFrom(plan.n_sequences(), limits_.max_sequences);
-  const StepArrays arrays(step_.row_capacity, step_.sequence_capacity);
+  const AttentionArrays arrays(step_.row_capacity, step_.sequence_capacity);
   const auto* base = arrays_.as<int32_t>();
   step_.n_sequences = base + arrays.n_sequences, step_.n_rows = base + arrays.n_rows;
   step_.row_begin = base + arrays.row_begin, step_.context_len = base + arrays.context_len;
