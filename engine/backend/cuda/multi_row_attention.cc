@@ -171,6 +171,7 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   T6_RETURN_IF_ERROR(workspace_.Allocate(at_.total));
   // Tiles read queries behind their last row: finite ones, or they would be looked at twice.
   T6_RETURN_IF_CUDA_ERROR(cudaMemset(workspace_.as<uint8_t>() + at_.queries, 0, at_.partial_out));
+  T6_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(nullptr));  // a step's stream does not wait for this one
   T6_RETURN_IF_ERROR(arrays_.Allocate(capacity.plan_bytes));
   T6_RETURN_IF_ERROR(staging_.Reserve(capacity.plan_bytes));
   maps_.clear();
