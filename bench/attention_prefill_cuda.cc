@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "bench/attention_cuda_kernels.h"
+#include "bench/cuda_bench.h"
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/prefill_attention.h"
@@ -21,13 +22,6 @@
 
 namespace t6::bench {
 namespace {
-
-void Must(const Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
-  std::exit(1);
-}
-void Must(cudaError_t error) { Must(cuda::FromCuda(error, "bench")); }
 
 constexpr int kMaxContext = 1 << 17;
 constexpr size_t kPoolBytes = size_t{1200} << 20;
@@ -64,7 +58,7 @@ AttentionSpec SpecOf(int h) {
 }
 
 // Milliseconds of one replay: the median.
-float Median(cudaStream_t stream, int n_layers, const std::function<void(int)>& layer) {
+float MedianMs(cudaStream_t stream, int n_layers, const std::function<void(int)>& layer) {
   cudaGraph_t graph;
   cudaGraphExec_t executable;
   Must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -121,7 +115,7 @@ class Bench {
     const int n_pools = static_cast<int>(std::clamp<size_t>(kPoolBytes / bytes, 1, 16));
     const double pairs = Pairs();
     const int n_layers = pairs > 1e7 ? 6 : 24;
-    const float ms = Median(buffers_.stream, n_layers, [&](int i) { Layer(i % n_pools); });
+    const float ms = MedianMs(buffers_.stream, n_layers, [&](int i) { Layer(i % n_pools); });
     const double flops = 4.0 * case_.h * 64 * pairs;
     std::printf("%-34s %9.1f us %7.1f TFLOP/s  error %.5f\n", case_.name, 1e3 * ms, flops / ms * 1e-9, error);
     std::fflush(stdout);
@@ -252,7 +246,7 @@ class SharingBench {
     Must(cudaStreamSynchronize(buffers_.stream));
     const size_t bytes = n_pages * layout_.page_bytes();
     const int n_pools = static_cast<int>(std::clamp<size_t>(kPoolBytes / bytes, 1, 24));
-    return 1e3f * Median(buffers_.stream, 24, [&](int i) {
+    return 1e3f * MedianMs(buffers_.stream, 24, [&](int i) {
              TpaAttentionParams params;
              params.spec = &spec_, params.qkv = buffers_.qkv.as<float>();
              params.cos = buffers_.cos.as<float>(), params.sin = buffers_.sin.as<float>();
@@ -294,9 +288,9 @@ void Phases(Buffers& buffers) {
   expand.n_expands = static_cast<int>(pages.size()), expand.n_heads = kH, expand.n_scratch_tokens = kN;
   expand.keys = keys.as<void>(), expand.values = values.as<void>();
   const float query_ms =
-      Median(buffers.stream, 10, [&](int) { Must(cuda::LaunchQueries(query, buffers.stream)); });
+      MedianMs(buffers.stream, 10, [&](int) { Must(cuda::LaunchQueries(query, buffers.stream)); });
   const float expand_ms =
-      Median(buffers.stream, 10, [&](int) { Must(cuda::LaunchExpand(expand, buffers.stream)); });
+      MedianMs(buffers.stream, 10, [&](int) { Must(cuda::LaunchExpand(expand, buffers.stream)); });
   std::printf("8k tokens, h 78: queries %.1f us, expansion %.1f us\n", 1e3 * query_ms, 1e3 * expand_ms);
 }
 

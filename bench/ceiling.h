@@ -13,20 +13,11 @@
 #include <utility>
 #include <vector>
 
+#include "bench/timing.h"
 #include "engine/base/check.h"
 #include "engine/tensor/buffer.h"
 
 namespace t6::bench {
-
-inline double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-inline double Median(std::vector<double> values) {
-  T6_CHECK(!values.empty());
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 // Each of these reads a part of the buffer with wide loads and as little else as possible, so that nothing
 // but the reading takes time. Tried on Zen 4 and slower everywhere: 512-bit loads in one stream, prefetching

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bench/attention_cuda_kernels.h"
+#include "bench/cuda_bench.h"
 #include "engine/backend/cuda/gemm.h"
 #include "engine/base/check.h"
 #include "engine/model/t6_shapes.h"
@@ -24,9 +25,6 @@ using cuda::SplitShape;
 
 constexpr size_t kWeightBytes = size_t{2} << 30, kRoom = size_t{256} << 20;
 constexpr int kRuns = 48, kRepeats = 9;
-
-void Must(const Status& status) { T6_CHECK(status.ok(), "{}", status.ToString()); }
-void Must(cudaError_t error) { T6_CHECK(error == cudaSuccess, "{}", cudaGetErrorString(error)); }
 
 struct Product {
   const char* name;
@@ -92,10 +90,6 @@ class ProductsBench {
 
  private:
   static float* Floats(void* p) { return static_cast<float*>(p); }
-  static double Median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values[values.size() / 2];
-  }
   void* Allocate(size_t bytes) {
     void* p = nullptr;
     Must(cudaMalloc(&p, bytes));

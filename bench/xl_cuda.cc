@@ -6,8 +6,6 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "bench/attention_cuda_kernels.h"
+#include "bench/cuda_bench.h"
 #include "bench/xl_model.h"
 #include "engine/backend/factory.h"
 #include "engine/base/check.h"
@@ -25,44 +24,6 @@ namespace t6::bench {
 namespace {
 
 constexpr int kMostSequences = 64, kMostRows = 8192, kDecodeSteps = 60;
-
-double Seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-template <typename T>
-T Must(StatusOr<T> result) {
-  T6_CHECK(result.ok(), "{}", result.status().ToString());
-  return std::move(result).value();
-}
-void Must(const Status& status) { T6_CHECK(status.ok(), "{}", status.ToString()); }
-void Must(cudaError_t error) { T6_CHECK(error == cudaSuccess, "{}", cudaGetErrorString(error)); }
-
-// Bytes a second of a kernel that only reads.
-double ReadCeiling() {
-  const size_t bytes = size_t{4} << 30;
-  void* buffer = nullptr;
-  float* sink = nullptr;
-  Must(cudaMalloc(&buffer, bytes));
-  Must(cudaMalloc(reinterpret_cast<void**>(&sink), 4));
-  FillNormalBf16(buffer, bytes / 2, 1, nullptr);
-  int n_sms = 0;
-  Must(cudaDeviceGetAttribute(&n_sms, cudaDevAttrMultiProcessorCount, 0));
-  std::vector<double> rates;
-  for (int i = 0; i < 9; ++i) {
-    Must(cudaDeviceSynchronize());
-    const double start = Seconds();
-    for (int k = 0; k < 4; ++k) ReadOnly(buffer, bytes, n_sms, sink, nullptr);
-    Must(cudaDeviceSynchronize());
-    rates.push_back(4 * static_cast<double>(bytes) / (Seconds() - start));
-  }
-  cudaFree(buffer);
-  cudaFree(sink);
-  return Median(rates);
-}
 
 class XlBench {
  public:
@@ -131,6 +92,27 @@ class XlBench {
         "{:.2f} times as fast\n",
         batch, document, told.step * 1e3, told.host * 1e6, alone.step * 1e3, alone.host * 1e6,
         alone.step / told.step);
+  }
+
+  // The first steps of a kind, before which nothing of it has run: what the first requests wait for.
+  void Cold() {
+    const auto seconds = [&](const StepPlan& plan) {
+      const double start = Seconds();
+      Must(runner_->Launch(plan));
+      Must(runner_->Wait().status());
+      return Seconds() - start;
+    };
+    for (const int n : {50, 1000}) {
+      std::string times;
+      for (int i = 0; i < 4; ++i) times += fmt::format(" {:8.2f}", seconds(ChunkPlan(0, n)) * 1e3);
+      fmt::print("cold    {:>4} tokens of a prompt, ms:{}\n", n, times);
+    }
+    for (int batch = 1; batch <= kMostSequences; batch *= 2) {
+      std::string times;
+      for (int i = 0; i < 4; ++i)
+        times += fmt::format(" {:8.2f}", seconds(PlanDecode(batch, {.each = 17}, 1000 + i, i == 0)) * 1e3);
+      fmt::print("cold    {:>4} sequences, ms:        {}\n", batch, times);
+    }
   }
 
   // The operations of a decode step by kind, of the `n`-th step of its kind: the first loads kernels, the
@@ -338,6 +320,7 @@ constexpr const char* kHelp =
     "  prefill  128 to 8192 tokens\n"
     "  context  50 tokens on 100,000 cached ones\n"
     "  shared   a decode step of sequences on one document, read together and each for itself\n"
+    "  cold     the first steps of each kind, before anything has run\n"
     "  profile  a layer's operations and their share, one step at a time\n"
     "  memory   steps of every kind beside a cache of all that the plan of memory leaves\n"
     "Without KIND: decode, prefill, context, shared. SEQUENCES: only batches of so many.\n";
@@ -356,6 +339,7 @@ int Main(const std::string& only, int only_batch) {
   const auto wanted = [&](int batch) { return only_batch == 0 || batch == only_batch; };
   const auto runs = [&](const char* kind) { return only.empty() || only == kind; };
   if (only == "memory") bench.Memory();
+  if (only == "cold") bench.Cold();
   if (only == "profile") {
     for (const int batch : {1, 16, 64}) {
       if (wanted(batch)) bench.ProfileDecode(batch, 1024);
@@ -392,7 +376,7 @@ int Main(const std::string& only, int only_batch) {
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   bool known = only.empty();
-  for (const char* kind : {"decode", "prefill", "context", "shared", "profile", "memory"})
+  for (const char* kind : {"decode", "prefill", "context", "shared", "cold", "profile", "memory"})
     known |= only == kind;
   const int batch = argc > 2 ? std::atoi(argv[2]) : 0;
   const bool asks = only == "--help" || only == "-h";
