@@ -52,6 +52,7 @@ struct Case {
   int min_prefill_rows = 0;
   size_t scratch_bytes = size_t{160} << 20;
   int fixed_split_pages = 0;
+  bool stores = true;
 };
 
 // Runs a step on the device and holds sampled rows against the reference.
@@ -104,7 +105,7 @@ class Harness {
 
   void Make() {
     cuda::MultiRowOptions options;
-    options.always_shares = true;
+    options.always_shares = true, options.stores = case_.stores;
     options.min_prefill_rows = case_.min_prefill_rows, options.scratch_bytes = case_.scratch_bytes;
     auto path = cuda::MakeMultiRowAttention(options);
     ASSERT_TRUE(path.ok()) << path.status();
@@ -211,6 +212,15 @@ constexpr Case kCases[] = {
      .head_norm = true,
      .min_prefill_rows = 2,
      .scratch_bytes = 2 << 20},
+    {.name = "h13 r2 prefill, stored before",
+     .h = 13,
+     .d = 64,
+     .rank = 2,
+     .rank_q = 6,
+     .min_prefill_rows = 2,
+     .stores = false},
+    {.name = "h5 r1 prefill", .h = 5, .d = 64, .rank = 1, .rank_q = 16, .min_prefill_rows = 2},
+    {.name = "h6 r2 prefill, 17 terms", .h = 6, .d = 64, .rank = 2, .rank_q = 17, .min_prefill_rows = 2},
     {.name = "h5 r1 prefill full query", .h = 5, .d = 64, .rank = 1, .rank_q = 0, .min_prefill_rows = 2},
     {.name = "h9 r4 prefill", .h = 9, .d = 64, .rank = 4, .rank_q = 8, .min_prefill_rows = 2},
 };

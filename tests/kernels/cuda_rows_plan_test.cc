@@ -11,6 +11,40 @@
 namespace t6::testing {
 namespace {
 
+// Every token of the scratch gets its keys and values once: from pages, or those of the step's own rows from
+// the rows, or zeros.
+void ExpectScratchIsWrittenOnce(const StepPlan& step, const cuda::RowsPlanOptions& options,
+                                const cuda::RowsPlan& plan) {
+  std::vector<int> whole(plan.n_scratch_tokens, 0), stored(plan.n_scratch_tokens, 0);
+  for (const cuda::ExpandPage& page : plan.expands) {
+    for (int i = 0; i < kPageTokens; ++i) ++whole.at(page.scratch_token + i);
+  }
+  EXPECT_EQ(std::count(whole.begin(), whole.end(), 1), plan.n_scratch_tokens);
+  std::vector<int> tiled(step.n_rows(), 0);
+  for (const cuda::PrefillTile& tile : plan.tiles) {
+    EXPECT_LE(tile.n_rows, options.prefill_tile_rows);
+    for (int row = tile.row; row < tile.row + tile.n_rows; ++row) ++tiled.at(row);
+  }
+  EXPECT_LE(tiled.empty() ? 0 : *std::max_element(tiled.begin(), tiled.end()), 1);
+  if (!options.stores_rows) {
+    EXPECT_TRUE(plan.old_expands.empty() && plan.scratch_tokens.empty());
+    return;
+  }
+  for (const cuda::ExpandPage& page : plan.old_expands) {
+    ASSERT_GE(page.id, 0);
+    for (int i = 0; i < page.n_tokens; ++i) ++stored.at(page.scratch_token + i);
+  }
+  for (size_t i = 0; i < plan.scratch_tokens.size(); ++i) {
+    const bool is_row = i < static_cast<size_t>(step.n_rows());
+    EXPECT_EQ(plan.scratch_tokens[i] >= 0, !is_row || tiled[i] == 1) << i;
+    if (plan.scratch_tokens[i] >= 0) ++stored.at(plan.scratch_tokens[i]);
+  }
+  EXPECT_EQ(std::count(stored.begin(), stored.end(), 1), plan.n_scratch_tokens);
+  if (!plan.tiles.empty()) {
+    EXPECT_EQ(plan.scratch_tokens.size(), static_cast<size_t>(step.n_rows() + plan.n_zeros));
+  }
+}
+
 // Every row sees every page of its sequence that it must, once, whatever is split or shared,
 // and every block has its tasks.
 TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
@@ -37,8 +71,10 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
                                   .max_partial_rows = draw(0, 1) == 0 ? 2000 : 100000};
     options.min_prefill_rows = draw(0, 1) * 100, options.max_scratch_tokens = 1000;
     options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
+    options.stores_rows = draw(0, 1) == 1;
     cuda::RowsPlan plan;
     cuda::MakeRowsPlan(step, 2, options, &plan);
+    ExpectScratchIsWrittenOnce(step, options, plan);
 
     std::vector<std::vector<int>> seen(step.n_rows(), std::vector<int>(2000, 0));  // by page, over all heads
     std::vector<int> partials;

@@ -43,8 +43,10 @@ class AttentionPath {
   virtual bool Takes(int /*sequence*/) const { return false; }
   // After Plan: false where the step is more than the path can do, and another one has to.
   virtual bool TakesStep() const { return true; }
+  // After Plan: whether Run stores the factors of all of the step's rows, those of other sequences too.
+  virtual bool Stores() const { return false; }
   // Writes the output rows of every sequence that has at least min_rows (1 or 2) rows or that it Takes, and
-  // of no other. The rows' own factors are in the pages already.
+  // of no other. Unless it Stores them, the rows' own factors are in the pages already.
   virtual Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,
                      cudaStream_t stream) = 0;
 };

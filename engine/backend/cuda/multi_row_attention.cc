@@ -59,7 +59,8 @@ struct Capacity {
     plan_bytes = tasks * sizeof(RowsTask) + kNumRowsWidths * (n_sms + 1) * sizeof(int32_t) +
                  query_rows * sizeof(RowsMerge) +
                  (query_rows / kPrefillTileRows + limits.max_sequences + 1) * sizeof(PrefillTile) +
-                 (scratch_tokens / kPageTokens + 1) * sizeof(ExpandPage) + 4096;
+                 2 * (scratch_tokens / kPageTokens + 1) * sizeof(ExpandPage) +
+                 (query_rows + limits.max_sequences * int64_t{kPrefillBlockTokens}) * sizeof(int32_t) + 4096;
   }
   static int PrefillDim() { return 64; }
   Workspace Layout(const AttentionSpec& spec) const {
@@ -92,6 +93,7 @@ class MultiRowAttention final : public AttentionPath {
               cudaStream_t stream) override;
   bool Takes(int sequence) const override { return plan_.takes[sequence] != 0; }
   bool TakesStep() const override { return plan_.fits; }
+  bool Stores() const override { return plan_options_.stores_rows && !plan_.empty(); }
   Status Run(const TpaAttentionParams& params, const AttentionStep& step, int min_rows,
              cudaStream_t stream) override;
 
@@ -102,7 +104,8 @@ class MultiRowAttention final : public AttentionPath {
     const int32_t* block_begin[kNumRowsWidths];
     const RowsMerge* merges;
     const PrefillTile* tiles;
-    const ExpandPage* expands;
+    const ExpandPage *expands, *old_expands;
+    const int32_t* scratch_tokens;
   };
   struct PageMaps {
     int32_t n_pages = 0;
@@ -112,6 +115,10 @@ class MultiRowAttention final : public AttentionPath {
   Status CopyPlan(cudaStream_t stream);
   Status MakeMaps(const AttentionSpec& spec);
   StatusOr<const PageMaps*> MapsOf(const LayerPages& pages, const DecodeShape& shape);
+  // Heads whose expanded keys and values the scratch holds at once.
+  int PassHeads(const DecodeShape& shape) const;
+  Status RunQueries(const TpaAttentionParams& params, const DecodeShape& shape, const AttentionStep& step,
+                    cudaStream_t stream);
   Status RunPrefill(const TpaAttentionParams& params, const DecodeShape& shape, cudaStream_t stream);
   Status RunRows(const TpaAttentionParams& params, const DecodeShape& shape, const AttentionStep& step,
                  cudaStream_t stream);
@@ -183,6 +190,8 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   plan_options_.prefill_tile_rows = kPrefillTileRows;
   plan_options_.prefill_block_tokens = kPrefillBlockTokens;
   plan_options_.max_scratch_tokens = static_cast<int>(capacity.scratch_tokens);
+  plan_options_.stores_rows = options_.stores && page_dtype_ == DType::kBF16 && !spec.full_query &&
+                              spec.head_dim == Capacity::PrefillDim();
   plan_options_.always_merges = spec.head_norm;
   if (!options_.always_shares) {
     plan_options_.single_page_ns = static_cast<float>(ShapeOf(spec).page_bytes()) / kDecodeBytesPerNs;
@@ -240,7 +249,8 @@ Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
     device_plan_.block_begin[i] = put(plan_.by_width[i].block_begin);
   }
   device_plan_.merges = put(plan_.merges), device_plan_.tiles = put(plan_.tiles);
-  device_plan_.expands = put(plan_.expands);
+  device_plan_.expands = put(plan_.expands), device_plan_.old_expands = put(plan_.old_expands);
+  device_plan_.scratch_tokens = put(plan_.scratch_tokens);
   if (!fits) return Internal("a plan of {} bytes; {} are reserved", used, staging_.size());
   return staging_.Copy(arrays_.as<void>(), used, stream);
 }
@@ -249,16 +259,38 @@ Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionS
                               cudaStream_t stream) {
   if (plan_.empty()) return absl::OkStatus();
   const DecodeShape shape = ShapeOf(*params.spec, params.pages.layout->dtype());
+  T6_RETURN_IF_ERROR(RunQueries(params, shape, step, stream));
+  if (!plan_.tiles.empty()) T6_RETURN_IF_ERROR(RunPrefill(params, shape, stream));
+  return plan_.has_tasks() ? RunRows(params, shape, step, stream) : absl::OkStatus();
+}
+
+int MultiRowAttention::PassHeads(const DecodeShape& shape) const {
+  const int64_t head_bytes = int64_t{2} * std::max(plan_.n_scratch_tokens, 1) * shape.head_dim * 2;
+  const int h = shape.n_heads,
+            most = static_cast<int>(std::clamp<int64_t>(scratch_bytes_ / head_bytes, 1, h));
+  const int n_passes = (h + most - 1) / most;
+  return (h + n_passes - 1) / n_passes;
+}
+
+// With them, where rows are stored, the first pass's keys and values of the step's own tokens.
+Status MultiRowAttention::RunQueries(const TpaAttentionParams& params, const DecodeShape& shape,
+                                     const AttentionStep& step, cudaStream_t stream) {
   auto* base = workspace_.as<uint8_t>();
   QueryCall query;
-  query.shape = shape, query.qkv = params.qkv, query.qkv_stride = params.qkv_stride,
+  query.shape = shape, query.qkv = params.qkv, query.qkv_stride = params.qkv_stride;
   query.positions = step.positions;
   query.cos = params.cos, query.sin = params.sin, query.queries = base + at_.queries;
   query.n_rows = step.plan->n_rows(), query.query_rows = static_cast<int>(query_rows_);
   query.counters = reinterpret_cast<int32_t*>(base + at_.counters);
+  if (Stores()) {
+    query.pages = params.pages.base, query.slots = step.slots;
+    query.scratch_tokens = plan_.tiles.empty() ? nullptr : device_plan_.scratch_tokens;
+    query.n_zeros = plan_.n_zeros, query.n_heads = PassHeads(shape);
+    query.n_scratch_tokens = plan_.n_scratch_tokens;
+    query.keys = base + at_.keys, query.values = base + at_.values;
+  }
   T6_RETURN_IF_CUDA_ERROR(LaunchQueries(query, stream));
-  if (!plan_.tiles.empty()) T6_RETURN_IF_ERROR(RunPrefill(params, shape, stream));
-  return plan_.has_tasks() ? RunRows(params, shape, step, stream) : absl::OkStatus();
+  return absl::OkStatus();
 }
 
 // Heads in as many passes as the scratch needs.
@@ -267,11 +299,9 @@ Status MultiRowAttention::RunPrefill(const TpaAttentionParams& params, const Dec
   auto* base = workspace_.as<uint8_t>();
   const int h = shape.n_heads;
   const int64_t head_bytes = int64_t{2} * plan_.n_scratch_tokens * shape.head_dim * 2;
-  const int most = static_cast<int>(std::clamp<int64_t>(scratch_bytes_ / head_bytes, 1, h));
-  const int n_passes = (h + most - 1) / most, pass_heads = (h + n_passes - 1) / n_passes;
+  const int pass_heads = PassHeads(shape);
   ExpandCall expand;
-  expand.shape = shape, expand.pages = params.pages.base, expand.expands = device_plan_.expands;
-  expand.n_expands = static_cast<int>(plan_.expands.size()), expand.n_scratch_tokens = plan_.n_scratch_tokens;
+  expand.shape = shape, expand.pages = params.pages.base, expand.n_scratch_tokens = plan_.n_scratch_tokens;
   expand.keys = base + at_.keys, expand.values = base + at_.values;
   PrefillParams prefill{};
   prefill.tiles = device_plan_.tiles, prefill.n_tiles = static_cast<int>(plan_.tiles.size());
@@ -286,6 +316,10 @@ Status MultiRowAttention::RunPrefill(const TpaAttentionParams& params, const Dec
     expand.first_head = prefill.first_head = pass * pass_heads;
     expand.n_heads = prefill.n_heads = std::min(pass_heads, h - expand.first_head);
     prefill.counter = reinterpret_cast<int32_t*>(base + at_.counters) + pass;
+    expand.keeps_rest = Stores() && pass == 0;  // the queries' kernel had them
+    const std::vector<ExpandPage>& expands = expand.keeps_rest ? plan_.old_expands : plan_.expands;
+    expand.expands = expand.keeps_rest ? device_plan_.old_expands : device_plan_.expands;
+    expand.n_expands = static_cast<int>(expands.size());
     T6_RETURN_IF_CUDA_ERROR(LaunchExpand(expand, stream));
     T6_RETURN_IF_CUDA_ERROR(LaunchPrefill(prefill, prefill_maps_, n_sms_, stream));
   }

@@ -20,18 +20,29 @@ inline constexpr int kPrefillBlockTokens =
 inline constexpr int kMaxPrefillPasses = 128;  // a pass has at least one head
 inline constexpr int kMaxQueryRank = 32;
 
-// Queries of every row, rotated, with log2(e) and every factor of the logits.
+// What a step's rows become: queries of every row, rotated, with log2(e) and every factor of the logits;
+// where there are `pages`, also their key and value factors in the pages (bfloat16), and keys and values in
+// scratch.
 struct QueryCall {
   DecodeShape shape;
-  const void* qkv = nullptr;  // [n_rows][qkv_elements]
-  int qkv_stride = 0;         // elements between its rows; 0: as wide as a row
-  bool qkv_is_bf16 = false;
+  const float* qkv = nullptr;          // [n_rows][qkv_elements]
+  int qkv_stride = 0;                  // elements between its rows; 0: as wide as a row
   const int32_t* positions = nullptr;  // [n_rows]
   const float* cos = nullptr;          // [max_positions][rotary_dim / 2]
   const float* sin = nullptr;
-  void* queries = nullptr;  // [h][query_rows][max(d, 64)] bfloat16
+  void* queries = nullptr;  // [h][query_rows][d] bfloat16
   int n_rows = 0, query_rows = 0;
   int32_t* counters = nullptr;  // [kMaxPrefillPasses] set to 0
+  // Null: nothing is stored. Not with R_Q 0.
+  void* pages = nullptr;
+  const int32_t* slots = nullptr;  // [n_rows] page id * 64 + offset; -1: no row
+  // [n_rows + n_zeros] each row's token in scratch, or -1; behind them, tokens that become zeros. Or null.
+  const int32_t* scratch_tokens = nullptr;
+  int n_zeros = 0;
+  int n_heads = 0;  // whose keys and values are wanted, from head 0 on
+  int n_scratch_tokens = 0;
+  void* keys = nullptr;    // [n_heads][n_scratch_tokens][d] bfloat16
+  void* values = nullptr;  // the same
 };
 cudaError_t LaunchQueries(const QueryCall& call, cudaStream_t stream);
 
@@ -43,8 +54,9 @@ struct ExpandCall {
   int n_expands = 0;
   int first_head = 0, n_heads = 0;
   int n_scratch_tokens = 0;
-  void* keys = nullptr;    // [n_heads][n_scratch_tokens][d] bfloat16
-  void* values = nullptr;  // the same
+  bool keeps_rest = false;  // a page's tokens from its n_tokens on are others' to write, not zeros
+  void* keys = nullptr;     // [n_heads][n_scratch_tokens][d] bfloat16
+  void* values = nullptr;   // the same
 };
 cudaError_t LaunchExpand(const ExpandCall& call, cudaStream_t stream);
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/prefill_attention.h"
 #include "engine/backend/cuda/ptx.cuh"
 
@@ -37,10 +38,12 @@ __device__ void LoadEight(const uint8_t* half, bool fp8, int first, float* to) {
 template <int kRank, bool kFp8>
 __global__ void __launch_bounds__(kThreads)
     Expand(const __grid_constant__ ExpandCall call, const int half_rows) {
+  ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
   const ExpandPage page = call.expands[blockIdx.x];
   const int h = call.shape.n_heads, token = threadIdx.x / 4, quarter = threadIdx.x % 4;
   const bool exists = token < page.n_tokens;
+  if (!exists && call.keeps_rest) return;
   const int share = (call.n_heads + gridDim.z - 1) / gridDim.z;
   const int begin = blockIdx.z * share, end = min(begin + share, call.n_heads);
   const auto* half = static_cast<const uint8_t*>(call.pages) +
@@ -100,11 +103,8 @@ cudaError_t LaunchExpand(const ExpandCall& call, cudaStream_t stream) {
   if (call.n_expands == 0 || call.n_heads == 0) return cudaSuccess;
   const auto kernel = call.shape.fp8 ? KernelOf<true>(call.shape.rank) : KernelOf<false>(call.shape.rank);
   const int splits = std::clamp(kMinBlocks / (2 * call.n_expands), 1, call.n_heads);
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(call.n_expands, 2, splits);
-  launch.blockDim = dim3(kThreads);
-  launch.stream = stream;
-  return cudaLaunchKernelEx(&launch, kernel, call, call.shape.half_rows());
+  return LaunchOverlapped(kernel, dim3(call.n_expands, 2, splits), kThreads, 0, stream, call,
+                          call.shape.half_rows());
 }
 
 }  // namespace t6::cuda

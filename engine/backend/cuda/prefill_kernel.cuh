@@ -68,6 +68,7 @@ __device__ void ProducePrefill(const PrefillParams& p, const PrefillMaps& maps, 
   using T = PrefillTraits;
   const uint64_t policy = ptx::EvictNormalPolicy();
   RingPosition at;
+  ptx::WaitForPriorKernels();
   for (int n = 0;; ++n) {
     const int slot = n & 1, index = atomicAdd(p.counter, 1);
     ptx::BarrierWaitPatiently(shared.QueryEmpty(slot), ((n >> 1) & 1) ^ 1);
@@ -317,8 +318,11 @@ __global__ void __launch_bounds__(PrefillTraits::kThreads, 1)
       ptx::BarrierInit(shared.QueryEmpty(slot), kConsumerWarps);
     }
     ptx::BarrierInitFence();
+    ptx::PrefetchTensorMap(&maps.query), ptx::PrefetchTensorMap(&maps.keys),
+        ptx::PrefetchTensorMap(&maps.values);
   }
   __syncthreads();
+  ptx::LetDependentsLaunch();
   if (group == T::kGroups) {
     wgmma::GiveRegisters<32>();
     if (threadIdx.x == T::kGroups * 128) ProducePrefill(p, maps, shared);

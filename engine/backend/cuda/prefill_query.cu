@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "engine/backend/cuda/decode_newest.cuh"
 #include "engine/backend/cuda/launch.cuh"
 #include "engine/backend/cuda/prefill_attention.h"
 #include "engine/backend/cuda/ptx.cuh"
@@ -7,163 +8,299 @@
 namespace t6::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kDim = 64;
+constexpr int kRows = 4;             // of a block: neighbours, whose tokens lie side by side in a page
+constexpr int kMinBlocks = 2 * 132;  // of the grid, if there are as many heads
 constexpr float kLog2E = 1.4426950408889634f;
 
-__device__ float Load(const float* x) { return *x; }
-__device__ float Load(const __nv_bfloat16* x) { return __bfloat162float(*x); }
-
-// Number i of x [d] after rotation.
-template <typename Input>
-__device__ float Rotated(const Input* x, int i, int half, const float* cos, const float* sin) {
-  if (i >= 2 * half) return Load(x + i);
-  if (i < half) return Load(x + i) * cos[i] + Load(x + i + half) * sin[i];
-  return Load(x + i) * cos[i - half] - Load(x + i - half) * sin[i - half];
-}
-
-// What a block forms: queries of rows [first, first + n), read as `Input`.
-template <typename Input>
-struct Rows {
-  const QueryCall& call;
-  const int stride, half;  // of qkv; of rotary_dim
-  __device__ Rows(const QueryCall& c, int row_elements)
-      : call(c), stride(row_elements), half(c.shape.rotary_dim / 2) {}
-  __device__ const Input* operator[](int row) const {
-    return static_cast<const Input*>(call.qkv) + static_cast<int64_t>(row) * stride;
-  }
-  __device__ const float* Angles(const float* of, int row) const {
-    return of + static_cast<int64_t>(call.positions[row]) * half;
-  }
-  __device__ uint32_t* Query(int head, int row, int width) const {
-    return static_cast<uint32_t*>(call.queries) +
-           (static_cast<int64_t>(head) * call.query_rows + row) * (width / 2);
-  }
-};
+__device__ float Bf16(float x) { return __bfloat162float(__float2bfloat16(x)); }
 
 __device__ void Begin(const QueryCall& call) {
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
-  if (blockIdx.x > 0) return;
+  if (blockIdx.x > 0 || blockIdx.y > 0) return;
   for (int i = threadIdx.x; i < kMaxPrefillPasses; i += kThreads) call.counters[i] = 0;
 }
 
-// Rotation is linear, so B_Q is rotated, once, instead of every head's query. A lane has two neighbouring
-// numbers of every head; its part of B_Q stays in registers. kRows of a block's rows at once, so that many
-// loads are on their way; kRanks >= R_Q, the rest are zeros.
-template <typename Input, int kRows, int kRanks>
-__global__ void __launch_bounds__(kThreads, kRanks <= 8 ? 4 : 1)
-    FormQueries(const __grid_constant__ QueryCall call, const int row_elements) {
-  extern __shared__ __align__(16) float factors[];  // [kRows] of: rotated B_Q [kRanks][d], A_Q [h][kRanks]
-  const DecodeShape& shape = call.shape;
-  const Rows<Input> rows(call, row_elements);
-  const int h = shape.n_heads, d = shape.head_dim, rank = shape.rank_q;
-  const int width = max(d, 64), row_factors = kRanks * (d + h);
-  const float scale = shape.logit_scale * kLog2E;
-  Begin(call);
-  const int first_row = blockIdx.x * kRows, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int item = warp; item < kRows * kRanks; item += kThreads / 32) {
-    const int k = item / kRanks, r = item % kRanks, row = min(first_row + k, call.n_rows - 1);
-    const Input* q = rows[row] + h * rank + r * d;
-    const float *cos = rows.Angles(call.cos, row), *sin = rows.Angles(call.sin, row);
-    float* b = factors + k * row_factors + r * d;
-    for (int i = lane; i < d; i += 32) b[i] = r < rank ? Rotated(q, i, rows.half, cos, sin) * scale : 0.0f;
+// kRanks: at least R_Q; kRank: at least R_K = R_V, or 0 where nothing is stored. What is beyond is zeros.
+template <int kRanks, int kRank>
+struct FormTraits {
+  static constexpr int kAll = kRanks + 2 * kRank;
+  // A lane's numbers of a row, so many that its part of every B fits its registers.
+  static constexpr int kNumbers = kAll <= 10 ? 8 : kAll <= 20 ? 4 : 2;
+  static constexpr int kLanes = kDim / kNumbers;       // that share a row
+  static constexpr int kWarpRows = 32 / kLanes;        // of a warp at once
+  static constexpr int kGroups = kRows / kWarpRows;    // of warps with the same rows
+  static constexpr int kScalars = (kAll + 3) / 4 * 4;  // of a head: A_Q A_K A_V
+};
+
+// A block's rows in shared memory: of each B [kAll][d], rotated (B_Q with the logits' factors, B_K and B_V
+// as pages have them), then A [heads][kScalars].
+template <int kRanks, int kRank>
+struct FormedRows {
+  using T = FormTraits<kRanks, kRank>;
+  const QueryCall& call;
+  float* const factors;
+  const int row_elements, row_factors;
+  const int first_row, first_head, n_heads;  // the block's
+
+  __device__ FormedRows(const QueryCall& c, float* shared, int elements, int split_heads)
+      : call(c),
+        factors(shared),
+        row_elements(elements),
+        row_factors(T::kAll * kDim + split_heads * T::kScalars),
+        first_row(blockIdx.x * kRows),
+        first_head(blockIdx.y * split_heads),
+        n_heads(min(split_heads, c.shape.n_heads - first_head)) {}
+
+  __device__ bool Exists(int k) const { return first_row + k < call.n_rows; }
+  __device__ const float* Projected(int k) const {
+    return call.qkv + static_cast<int64_t>(min(first_row + k, call.n_rows - 1)) * row_elements;
   }
+  __device__ float* B(int k, int r) const { return factors + k * row_factors + r * kDim; }
+  __device__ float* A(int k, int head) const { return B(k, T::kAll) + head * T::kScalars; }
+  // Of a projected row: where A of the keys begins, or of the values. B is behind it.
+  __device__ int Stored(bool is_value) const {
+    const DecodeShape& shape = call.shape;
+    return (shape.rank_q + (is_value ? shape.rank : 0)) * (shape.n_heads + kDim);
+  }
+
+  // A warp for each B of a row.
+  __device__ void LoadB(int warp, int lane) const {
+    const DecodeShape& shape = call.shape;
+    const int half = shape.rotary_dim / 2;
+#pragma unroll 5
+    for (int item = warp; item < kRows * T::kAll; item += kWarps) {
+      const int k = item / T::kAll, r = item % T::kAll;
+      const bool is_query = r < kRanks;
+      const bool is_value = r >= kRanks + kRank;
+      const int own = is_query ? r : r - kRanks - (is_value ? kRank : 0);
+      const bool exists = Exists(k) && own < (is_query ? shape.rank_q : shape.rank);
+      const int from =
+          is_query ? shape.rank_q * shape.n_heads : Stored(is_value) + shape.rank * shape.n_heads;
+      const float* x = Projected(k) + from + own * kDim;
+      const int64_t angle = exists ? static_cast<int64_t>(call.positions[first_row + k]) * half : 0;
 #pragma unroll
-  for (int k = 0; k < kRows; ++k) {
-    const Input* q = rows[min(first_row + k, call.n_rows - 1)];
-    float* a = factors + k * row_factors + kRanks * d;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < kRanks * h; i += kThreads) {
-      a[i] = i % kRanks < rank ? Load(q + i / kRanks * rank + i % kRanks) : 0.0f;
+      for (int i = lane; i < kDim; i += 32) {
+        float value = 0.0f;
+        if (exists) value = is_value ? x[i] : Rotated(x, i, half, call.cos + angle, call.sin + angle);
+        B(k, r)[i] = is_query ? value * (shape.logit_scale * kLog2E) : Bf16(value);
+      }
     }
   }
-  __syncthreads();
+  __device__ void LoadA() const {
+    const DecodeShape& shape = call.shape;
+#pragma unroll 2
+    for (int i = threadIdx.x; i < n_heads * T::kScalars; i += kThreads) {
+      const int head = i / T::kScalars, r = i % T::kScalars;
+      const bool is_query = r < kRanks;
+      const bool is_value = r >= kRanks + kRank;
+      const int own = is_query ? r : r - kRanks - (is_value ? kRank : 0);
+      const int rank = is_query ? shape.rank_q : shape.rank;
+      const int from = (is_query ? 0 : Stored(is_value)) + (first_head + head) * rank + own;
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+        const float x = r < T::kAll && own < rank && Exists(k) ? Projected(k)[from] : 0.0f;
+        A(k, head)[r] = is_query ? x : Bf16(x);
+      }
+    }
+  }
 
-  for (int k = 0; k < kRows && first_row + k < call.n_rows; ++k) {
-    const float *b = factors + k * row_factors, *a = b + kRanks * d;
-    for (int pair = lane; pair < width / 2; pair += 32) {
-      float2 own[kRanks];
+  // Into the pages: A_K and A_V of the block's heads, tokens side by side; the first split B_K and B_V.
+  __device__ void Store(int warp, int lane) const {
+    const DecodeShape& shape = call.shape;
+    int slots[kRows];
+    bool together = true;  // in one run of four tokens of a page
 #pragma unroll
-      for (int r = 0; r < kRanks; ++r) {
-        own[r] =
-            2 * pair < d ? *reinterpret_cast<const float2*>(b + r * d + 2 * pair) : make_float2(0.0f, 0.0f);
-      }
-      uint32_t* to = rows.Query(warp, first_row + k, width) + pair;
-      const int64_t step = static_cast<int64_t>(kThreads / 32) * call.query_rows * (width / 2);
-#pragma unroll 4
-      for (int head = warp; head < h; head += kThreads / 32, to += step) {
-        float2 x = make_float2(0.0f, 0.0f);
+    for (int k = 0; k < kRows; ++k) {
+      slots[k] = Exists(k) ? call.slots[first_row + k] : -1;
+      together = together && slots[k] == slots[0] + k;
+    }
+    together = together && slots[0] >= 0 && slots[0] % kRows == 0;
+    const int64_t half_numbers = static_cast<int64_t>(shape.rank) * 64 * (shape.n_heads + kDim);
+    const auto half_of = [&](int slot, bool is_value) {
+      return static_cast<__nv_bfloat16*>(call.pages) + (slot / 64 * 2 + is_value) * half_numbers;
+    };
+    for (int i = threadIdx.x; i < n_heads * 2 * shape.rank; i += kThreads) {
+      const int head = i % n_heads, own = i / n_heads % shape.rank;
+      const bool is_value = i >= n_heads * shape.rank;
+      const int r = kRanks + (is_value ? kRank : 0) + own;
+      const int to = shape.rank * 64 * kDim + (own * shape.n_heads + first_head + head) * 64;
+      if (together) {
+        *reinterpret_cast<uint2*>(half_of(slots[0], is_value) + to + slots[0] % 64) = make_uint2(
+            ptx::PackBf16(A(0, head)[r], A(1, head)[r]), ptx::PackBf16(A(2, head)[r], A(3, head)[r]));
+      } else {
 #pragma unroll
-        for (int r = 0; r < kRanks; r += 4) {
-          const float4 scalars = *reinterpret_cast<const float4*>(a + head * kRanks + r);
-          x.x = fmaf(scalars.x, own[r].x, x.x), x.y = fmaf(scalars.x, own[r].y, x.y);
-          x.x = fmaf(scalars.y, own[r + 1].x, x.x), x.y = fmaf(scalars.y, own[r + 1].y, x.y);
-          x.x = fmaf(scalars.z, own[r + 2].x, x.x), x.y = fmaf(scalars.z, own[r + 2].y, x.y);
-          x.x = fmaf(scalars.w, own[r + 3].x, x.x), x.y = fmaf(scalars.w, own[r + 3].y, x.y);
+        for (int k = 0; k < kRows; ++k) {
+          if (slots[k] < 0) continue;
+          half_of(slots[k], is_value)[to + slots[k] % 64] = __float2bfloat16(A(k, head)[r]);
         }
-        *to = ptx::PackBf16(x.x, x.y);
       }
+    }
+    if (blockIdx.y > 0) return;
+    for (int item = warp; item < kRows * 2 * shape.rank; item += kWarps) {
+      const int k = item / (2 * shape.rank), own = item % shape.rank;
+      const bool is_value = item % (2 * shape.rank) >= shape.rank;
+      if (!Exists(k)) continue;
+      const int slot = call.slots[first_row + k];
+      if (slot < 0) continue;
+      const float* b = B(k, kRanks + (is_value ? kRank : 0) + own) + 2 * lane;
+      reinterpret_cast<uint32_t*>(half_of(slot, is_value) + (own * 64 + slot % 64) * kDim)[lane] =
+          ptx::PackBf16(b[0], b[1]);
+    }
+  }
+};
+
+// kNumbers of the sum of kTerms rank-one terms, bfloat16.
+template <int kTerms, int kNumbers>
+__device__ void FormInto(void* to, const float* scalars, const float (&b)[kTerms][kNumbers]) {
+  float x[kNumbers] = {};
+#pragma unroll
+  for (int r = 0; r < kTerms; ++r) {
+#pragma unroll
+    for (int i = 0; i < kNumbers; ++i) x[i] = fmaf(scalars[r], b[r][i], x[i]);
+  }
+  uint32_t words[kNumbers / 2];
+#pragma unroll
+  for (int i = 0; i < kNumbers / 2; ++i) words[i] = ptx::PackBf16(x[2 * i], x[2 * i + 1]);
+  if constexpr (kNumbers == 8) {
+    *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+  } else if constexpr (kNumbers == 4) {
+    *static_cast<uint2*>(to) = make_uint2(words[0], words[1]);
+  } else {
+    *static_cast<uint32_t*>(to) = words[0];
+  }
+}
+
+template <int kTerms, int kNumbers>
+__device__ void LoadTerms(const float* from, float (&b)[kTerms][kNumbers]) {
+#pragma unroll
+  for (int r = 0; r < kTerms; ++r) {
+#pragma unroll
+    for (int i = 0; i < kNumbers; i += 2) {
+      const float2 x = *reinterpret_cast<const float2*>(from + r * kDim + i);
+      b[r][i] = x.x, b[r][i + 1] = x.y;
+    }
+  }
+}
+
+// Rotation is linear, so B_Q is rotated, once, instead of every head's query. A lane has some numbers of a
+// row, of every head; its part of the row's B stays in registers. Keys and values come from what the pages
+// get, so that they are those that other steps expand from the pages.
+template <int kRanks, int kRank>
+__global__ void __launch_bounds__(kThreads, FormTraits<kRanks, kRank>::kAll <= 20 ? 2 : 1)
+    FormRows(const __grid_constant__ QueryCall call, const int row_elements, const int split_heads) {
+  using T = FormTraits<kRanks, kRank>;
+  constexpr int kNumbers = T::kNumbers;
+  extern __shared__ __align__(16) float shared[];
+  const FormedRows<kRanks, kRank> rows(call, shared, row_elements, split_heads);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  Begin(call);
+  rows.LoadB(warp, lane);
+  rows.LoadA();
+  __syncthreads();
+  if constexpr (kRank > 0) rows.Store(warp, lane);
+
+  const int k = warp % T::kGroups * T::kWarpRows + lane / T::kLanes, at = lane % T::kLanes * kNumbers;
+  const int row = rows.first_row + k;
+  float query[kRanks][kNumbers], key[kRank > 0 ? kRank : 1][kNumbers], value[kRank > 0 ? kRank : 1][kNumbers];
+  LoadTerms(rows.B(k, 0) + at, query);
+  int token = -1;  // of the scratch
+  if constexpr (kRank > 0) {
+    LoadTerms(rows.B(k, kRanks) + at, key);
+    LoadTerms(rows.B(k, kRanks + kRank) + at, value);
+    if (call.scratch_tokens != nullptr && row < call.n_rows + call.n_zeros) token = call.scratch_tokens[row];
+  }
+  for (int head = warp / T::kGroups; head < rows.n_heads; head += kWarps / T::kGroups) {
+    float scalars[T::kScalars];
+#pragma unroll
+    for (int i = 0; i < T::kScalars; i += 4) {
+      const float4 x = *reinterpret_cast<const float4*>(rows.A(k, head) + i);
+      scalars[i] = x.x, scalars[i + 1] = x.y, scalars[i + 2] = x.z, scalars[i + 3] = x.w;
+    }
+    const int64_t all = rows.first_head + head;
+    if (row < call.n_rows) {
+      FormInto(static_cast<__nv_bfloat16*>(call.queries) + (all * call.query_rows + row) * kDim + at, scalars,
+               query);
+    }
+    if constexpr (kRank > 0) {
+      if (token < 0 || all >= call.n_heads) continue;
+      const int64_t to = (all * call.n_scratch_tokens + token) * kDim + at;
+      FormInto(static_cast<__nv_bfloat16*>(call.keys) + to, scalars + kRanks, key);
+      FormInto(static_cast<__nv_bfloat16*>(call.values) + to, scalars + kRanks + kRank, value);
     }
   }
 }
 
 // The projection gave the queries themselves (R_Q 0): a warp a head, a block a row.
-template <typename Input>
 __global__ void __launch_bounds__(kThreads)
-    RotateQueries(const __grid_constant__ QueryCall call, const int row_elements) {
+    RotateQueries(const __grid_constant__ QueryCall call, const int row_elements, const int /*split_heads*/) {
   const DecodeShape& shape = call.shape;
-  const Rows<Input> rows(call, row_elements);
-  const int d = shape.head_dim, width = max(d, 64), row = blockIdx.x;
+  const int row = blockIdx.x, half = shape.rotary_dim / 2, pair = threadIdx.x % 32;
   const float scale = shape.logit_scale * kLog2E;
   Begin(call);
-  const float *cos = rows.Angles(call.cos, row), *sin = rows.Angles(call.sin, row);
-  for (int head = threadIdx.x / 32; head < shape.n_heads; head += kThreads / 32) {
-    const Input* q = rows[row] + head * d;
-    uint32_t* to = rows.Query(head, row, width);
-    for (int pair = threadIdx.x % 32; pair < width / 2; pair += 32) {
-      const bool exists = 2 * pair < d;
-      to[pair] = exists ? ptx::PackBf16(Rotated(q, 2 * pair, rows.half, cos, sin) * scale,
-                                        Rotated(q, 2 * pair + 1, rows.half, cos, sin) * scale)
-                        : 0;
-    }
+  const int64_t angle = static_cast<int64_t>(call.positions[row]) * half;
+  const float *cos = call.cos + angle, *sin = call.sin + angle;
+  for (int head = threadIdx.x / 32; head < shape.n_heads; head += kWarps) {
+    const float* q = call.qkv + static_cast<int64_t>(row) * row_elements + head * kDim;
+    reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(call.queries) +
+                                (static_cast<int64_t>(head) * call.query_rows + row) * kDim)[pair] =
+        ptx::PackBf16(Rotated(q, 2 * pair, half, cos, sin) * scale,
+                      Rotated(q, 2 * pair + 1, half, cos, sin) * scale);
   }
 }
 
-cudaError_t Launch(void (*kernel)(QueryCall, int), const QueryCall& call, int n_blocks, int shared,
+using QueryKernel = void (*)(QueryCall, int, int);
+
+cudaError_t Launch(QueryKernel kernel, const QueryCall& call, dim3 grid, int shared, int split_heads,
                    cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  const auto* pointer = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaFuncSetAttribute(pointer, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error == cudaSuccess) error = PreferShared(pointer);
   if (error != cudaSuccess) return error;
-  const OverlappedLaunch launch(dim3(n_blocks), kThreads, shared, stream, true);
+  const OverlappedLaunch launch(grid, kThreads, shared, stream, true);
   const int stride = call.qkv_stride > 0 ? call.qkv_stride : call.shape.qkv_elements();
-  return cudaLaunchKernelEx(launch.config(), kernel, call, stride);
+  return cudaLaunchKernelEx(launch.config(), kernel, call, stride, split_heads);
 }
 
-// Several rows a block where that leaves enough blocks.
-template <typename Input, int kRanks>
+// Heads are split where rows alone leave multiprocessors without a block.
+template <int kRanks, int kRank>
 cudaError_t LaunchFormed(const QueryCall& call, cudaStream_t stream) {
-  const bool many = call.n_rows >= 4096;
-  const int rows = many ? 4 : 1;
-  const auto kernel = many ? &FormQueries<Input, 4, kRanks> : &FormQueries<Input, 1, kRanks>;
-  const int shared =
-      rows * kRanks * (call.shape.n_heads + call.shape.head_dim) * static_cast<int>(sizeof(float));
-  return Launch(kernel, call, (call.n_rows + rows - 1) / rows, shared, stream);
+  using T = FormTraits<kRanks, kRank>;
+  const int h = call.shape.n_heads, blocks = (call.n_rows + call.n_zeros + kRows - 1) / kRows;
+  const int splits = std::clamp(kMinBlocks / blocks, 1, (h + kWarps - 1) / kWarps);
+  const int split_heads = (h + splits - 1) / splits;
+  const int shared = kRows * (T::kAll * kDim + split_heads * T::kScalars) * static_cast<int>(sizeof(float));
+  return Launch(&FormRows<kRanks, kRank>, call, dim3(blocks, (h + split_heads - 1) / split_heads), shared,
+                split_heads, stream);
 }
 
-template <typename Input>
-cudaError_t LaunchFor(const QueryCall& call, cudaStream_t stream) {
-  if (call.shape.rank_q == 0) return Launch(&RotateQueries<Input>, call, call.n_rows, 0, stream);
-  if (call.shape.rank_q <= 8) return LaunchFormed<Input, 8>(call, stream);
-  if (call.shape.rank_q <= 16) return LaunchFormed<Input, 16>(call, stream);
-  return call.shape.rank_q <= kMaxQueryRank ? LaunchFormed<Input, kMaxQueryRank>(call, stream)
-                                            : cudaErrorNotSupported;
+template <int kRanks>
+cudaError_t LaunchRanks(const QueryCall& call, cudaStream_t stream) {
+  if (call.pages == nullptr) return LaunchFormed<kRanks, 0>(call, stream);
+  switch (call.shape.rank) {
+    case 1:
+      return LaunchFormed<kRanks, 1>(call, stream);
+    case 2:
+      return LaunchFormed<kRanks, 2>(call, stream);
+    default:
+      return call.shape.rank <= 4 ? LaunchFormed<kRanks, 4>(call, stream) : cudaErrorNotSupported;
+  }
 }
 
 }  // namespace
 
 cudaError_t LaunchQueries(const QueryCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  return call.qkv_is_bf16 ? LaunchFor<__nv_bfloat16>(call, stream) : LaunchFor<float>(call, stream);
+  const DecodeShape& shape = call.shape;
+  if (shape.head_dim != kDim || shape.rank_q > kMaxQueryRank) return cudaErrorNotSupported;
+  if (shape.rank_q == 0) {
+    if (call.pages != nullptr) return cudaErrorNotSupported;
+    return Launch(&RotateQueries, call, dim3(call.n_rows), 0, shape.n_heads, stream);
+  }
+  if (shape.rank_q <= 6) return LaunchRanks<6>(call, stream);
+  return shape.rank_q <= 16 ? LaunchRanks<16>(call, stream) : LaunchRanks<kMaxQueryRank>(call, stream);
 }
 
 }  // namespace t6::cuda

@@ -132,23 +132,33 @@ __global__ void __launch_bounds__(kThreads) NormRows(const __grid_constant__ Nor
   }
 }
 
-__device__ float Silu(float x) { return x / (1.0f + __expf(-x)); }
+// Rounded to bfloat16 next; where 1 + e^-x is beyond 2^126, this division gives the 0 that it should.
+__device__ float Silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
 
-// Eight numbers a thread.
+// Eight numbers an item; a thread has one of each half of them, so that four loads are on their way.
+constexpr int kSwiGluItems = 2;
 __global__ void __launch_bounds__(kThreads) SwiGluBf16(const __grid_constant__ SwiGluCall call) {
   ptx::LetDependentsLaunch();
   ptx::WaitForPriorKernels();
-  const int per_row = call.width / 8;
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (item >= static_cast<int64_t>(call.n_rows) * per_row) return;
-  const int64_t row = item / per_row, column = item % per_row;
-  const auto* in = static_cast<const uint4*>(call.gate_up) + row * 2 * per_row + column;
-  const uint4 gate = in[0], up = in[per_row];
+  const uint32_t per_row = call.width / 8, n = call.n_rows * per_row, step = gridDim.x * kThreads;
+  const uint32_t first = blockIdx.x * kThreads + threadIdx.x;
+  uint4 gate[kSwiGluItems], up[kSwiGluItems];
+#pragma unroll
+  for (int i = 0; i < kSwiGluItems; ++i) {
+    const uint32_t item = min(first + i * step, n - 1), row = item / per_row;
+    const auto* in = static_cast<const uint4*>(call.gate_up) + (static_cast<int64_t>(item) + row * per_row);
+    gate[i] = in[0], up[i] = in[per_row];
+  }
   const auto both = [](uint32_t g, uint32_t u) {
     return ptx::PackBf16(Silu(ptx::LowBf16(g)) * ptx::LowBf16(u), Silu(ptx::HighBf16(g)) * ptx::HighBf16(u));
   };
-  static_cast<uint4*>(call.out)[item] =
-      make_uint4(both(gate.x, up.x), both(gate.y, up.y), both(gate.z, up.z), both(gate.w, up.w));
+#pragma unroll
+  for (int i = 0; i < kSwiGluItems; ++i) {
+    if (first + i * step >= n) return;
+    static_cast<uint4*>(call.out)[first + i * step] =
+        make_uint4(both(gate[i].x, up[i].x), both(gate[i].y, up[i].y), both(gate[i].z, up[i].z),
+                   both(gate[i].w, up[i].w));
+  }
 }
 
 __global__ void __launch_bounds__(kThreads) SwiGluF32(const __grid_constant__ SwiGluCall call) {
@@ -215,7 +225,7 @@ cudaError_t LaunchEmbed(const EmbedCall& call, cudaStream_t stream) {
 
 cudaError_t LaunchNormRows(const NormRowsCall& call, cudaStream_t stream) {
   if (call.n_rows == 0) return cudaSuccess;
-  constexpr int kManyRows = 4096;
+  constexpr int kManyRows = 2048;
   const bool many = call.n_rows >= kManyRows;
   const bool vectors = call.in_dtype == DType::kF32 && call.out_dtype == DType::kBF16 &&
                        call.norm.weight == nullptr && call.k % 4 == 0 && call.in_stride % 4 == 0 &&
@@ -230,7 +240,8 @@ cudaError_t LaunchSwiGlu(const SwiGluCall& call, cudaStream_t stream) {
   const int64_t numbers = static_cast<int64_t>(call.n_rows) * call.width;
   if (numbers == 0) return cudaSuccess;
   if (call.dtype == DType::kBF16) {
-    return LaunchOverlapped(&SwiGluBf16, dim3(Blocks(numbers / 8, kThreads)), kThreads, 0, stream, call);
+    return LaunchOverlapped(&SwiGluBf16, dim3(Blocks(numbers / 8, kThreads * kSwiGluItems)), kThreads, 0,
+                            stream, call);
   }
   return LaunchOverlapped(&SwiGluF32, dim3(Blocks(numbers, kThreads)), kThreads, 0, stream, call);
 }

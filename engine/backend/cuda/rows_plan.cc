@@ -47,6 +47,8 @@ class Planner {
         DealTasks(width);
       }
     }
+    plan_.n_zeros = static_cast<int>(zeros_.size());
+    plan_.scratch_tokens.insert(plan_.scratch_tokens.end(), zeros_.begin(), zeros_.end());
     std::sort(plan_.tiles.begin(), plan_.tiles.end(), [](const PrefillTile& a, const PrefillTile& b) {
       return a.first_position + a.n_rows > b.first_position + b.n_rows;
     });
@@ -111,6 +113,15 @@ class Planner {
       const int n = std::clamp(length - token, 0, kPageTokens);
       const int32_t id = n > 0 ? step_.page_ids[step_.page_begin[s] + token / kPageTokens] : -1;
       plan_.expands.push_back({id, n, base + token});
+      const int n_old = std::clamp(first_position(s) - token, 0, n);
+      if (options_.stores_rows && n_old > 0) plan_.old_expands.push_back({id, n_old, base + token});
+    }
+    if (options_.stores_rows) {
+      plan_.scratch_tokens.resize(step_.n_rows(), -1);
+      for (int row = step_.row_begin[s]; row < step_.row_begin[s + 1]; ++row) {
+        plan_.scratch_tokens[row] = base + first_position(s) + row - step_.row_begin[s];
+      }
+      for (int token = length; token < tokens; ++token) zeros_.push_back(base + token);
     }
     plan_.n_scratch_tokens += tokens;
     for (int row = step_.row_begin[s]; row < step_.row_begin[s + 1]; row += options_.prefill_tile_rows) {
@@ -275,6 +286,7 @@ class Planner {
   std::vector<int> merge_of_;  // a row's index in plan.merges
   std::vector<int> sizes_;
   std::vector<RowsTask> tasks_;
+  std::vector<int32_t> zeros_;
   int merged_rows_ = 0, partial_rows_ = 0;
 };
 
@@ -283,7 +295,8 @@ class Planner {
 void RowsPlan::Clear() {
   for (RowsTasks& t : by_width) t.tasks.clear(), t.block_begin.clear();
   merges.clear(), tiles.clear(), expands.clear(), takes.clear();
-  n_scratch_tokens = 0, fits = true;
+  old_expands.clear(), scratch_tokens.clear();
+  n_zeros = n_scratch_tokens = 0, fits = true;
 }
 
 void MakeRowsPlan(const StepPlan& step, int min_rows, const RowsPlanOptions& options, RowsPlan* plan) {

@@ -60,6 +60,7 @@ struct RowsPlanOptions {
   int min_prefill_rows = 0;
   int prefill_tile_rows = 0, prefill_block_tokens = 0;
   int max_scratch_tokens = 0;
+  bool stores_rows = false;  // the step's own tokens come to the scratch from their rows, not from pages
   bool prefill_only =
       false;  // nothing for the rows kernel: no sharing, and a plan without room for all is none
   bool always_merges = false;  // every row of the rows kernel goes through the combine (head norm)
@@ -80,6 +81,11 @@ struct RowsPlan {
   std::vector<RowsMerge> merges;
   std::vector<PrefillTile> tiles;
   std::vector<ExpandPage> expands;
+  // With stores_rows: pages' tokens from before the step, each row's token in scratch (-1: none), and behind
+  // these what is no sequence's.
+  std::vector<ExpandPage> old_expands;
+  std::vector<int32_t> scratch_tokens;
+  int n_zeros = 0;  // of the latter
   int n_scratch_tokens = 0;
   std::vector<uint8_t> takes;  // [n_sequences] 1: every row of the sequence is in this plan
   bool fits = true;            // false: with prefill_only, and then nothing is planned

@@ -126,6 +126,13 @@ class TpaAttentionImpl final : public TpaAttention {
     return options_.stores_in_decode && config_ && layout.dtype() == DType::kBF16 && has_one_row_ &&
            !has_multi_row_;
   }
+  // Sequences of several rows go to multi_row.
+  bool UsesMultiRow(const AttentionSpec& spec, DType pages) const {
+    return has_multi_row_ && multi_row_plans_ && config_ && pages == DecodedPages() &&
+           options_.multi_row->Supports(spec, pages).ok();
+  }
+  // The dtype of pages that decode's kernels read, where there are any.
+  DType DecodedPages() const { return config_->shape.fp8 ? DType::kFp8 : DType::kBF16; }
   bool Collects() const { return options_.program != nullptr && options_.program->collects(); }
   // What has been collected comes before what is launched now.
   Status LaunchCollected() {
@@ -254,6 +261,7 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   const PageLayout& layout = *params.pages.layout;
   T6_RETURN_IF_ERROR(LaunchPlanned());
   if (StoresInDecode(layout)) return absl::OkStatus();
+  if (UsesMultiRow(spec, layout.dtype()) && options_.multi_row->Stores()) return absl::OkStatus();
   const auto offset = [&](PartName name) { return static_cast<int64_t>(layout.part(name).offset); };
   StoreCall call;
   call.n_heads = spec.n_heads, call.head_dim = spec.head_dim, call.rotary_dim = spec.rotary_dim;
@@ -278,10 +286,10 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
 Status TpaAttentionImpl::Run(const TpaAttentionParams& params) {
   if (step_.row_capacity == 0) return absl::OkStatus();
   T6_RETURN_IF_ERROR(LaunchPlanned());
-  const DType decodes = config_ && config_->shape.fp8 ? DType::kFp8 : DType::kBF16;
-  if (!config_ || params.pages.layout->dtype() != decodes) return RunPath(params, 1);
-  if (has_one_row_) T6_RETURN_IF_ERROR(RunDecode(params));
-  return has_multi_row_ ? RunPath(params, 2) : absl::OkStatus();
+  if (!config_ || params.pages.layout->dtype() != DecodedPages()) return RunPath(params, 1);
+  // First, for it may store the factors of decode's rows too.
+  if (has_multi_row_) T6_RETURN_IF_ERROR(RunPath(params, 2));
+  return has_one_row_ ? RunDecode(params) : absl::OkStatus();
 }
 
 Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
@@ -312,7 +320,7 @@ Status TpaAttentionImpl::RunDecode(const TpaAttentionParams& params) {
 Status TpaAttentionImpl::RunPath(const TpaAttentionParams& params, int min_rows) {
   const DType pages = params.pages.layout->dtype();
   T6_RETURN_IF_ERROR(LaunchCollected());
-  if (min_rows > 1 && multi_row_plans_ && options_.multi_row->Supports(*params.spec, pages).ok()) {
+  if (min_rows > 1 && UsesMultiRow(*params.spec, pages)) {
     return options_.multi_row->Run(params, step_, min_rows, options_.stream);
   }
   if (options_.general == nullptr) {
