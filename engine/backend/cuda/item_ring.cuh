@@ -16,9 +16,11 @@ struct ItemPlaces {
   int offset = 0;
   uint32_t index = 0;
 
+  __device__ static int SizeOf(int bytes) {
+    return (bytes + kItemAlignment - 1) / kItemAlignment * kItemAlignment;
+  }
   // The next item's place; `skipped`: bytes that the ring's end wasted before it.
-  __device__ int Place(int bytes, int* skipped) {
-    const int size = (bytes + kItemAlignment - 1) / kItemAlignment * kItemAlignment;
+  __device__ int Place(int size, int* skipped) {
     const bool wraps = offset + size > ring_bytes;
     *skipped = wraps ? ring_bytes - offset : 0;
     const int at = wraps ? 0 : offset;
@@ -53,7 +55,7 @@ class ItemWriter {
   // Waits for room; gives the item's address and its full barrier, which the caller tells the bytes to come.
   __device__ uint2 Acquire(int bytes) {
     int skipped = 0;
-    const int at = places_.Place(bytes, &skipped);
+    const int at = places_.Place(ItemPlaces::SizeOf(bytes), &skipped);
     const uint32_t begin = total_ + skipped, end = begin + (places_.offset - at), index = places_.index++;
     while (oldest_ < index &&
            (index - oldest_ == kItemSlots ||
@@ -95,9 +97,10 @@ class ItemReader {
 
   // The next item's offset in the ring, when it is there. The one before goes back only now: the assembler
   // moves an arrival above the products whose operands it frees, but nothing over a wait's loop.
-  __device__ int Next(int bytes) {
+  __device__ int Next(int bytes) { return NextOf(ItemPlaces::SizeOf(bytes)); }
+  __device__ int NextOf(int size) {
     int skipped = 0;
-    const int at = places_.Place(bytes, &skipped);
+    const int at = places_.Place(size, &skipped);
     ptx::BarrierWait(barriers_.Full(places_.index), places_.index / kItemSlots & 1);
     Release();
     ++places_.index;

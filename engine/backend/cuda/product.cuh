@@ -45,16 +45,19 @@ __device__ void FillProduct(const SkinnyCall call, const ProductShape shape, Rin
 #endif
 
 // What becomes of the sums that kWarps warps have for kRows input rows: they are added, scaled by the row's
-// norm, and written, a number a thread.
-template <int kRowsT, int kWarpsT>
+// norm, and written, a number a thread. Up to kTiles tiles at once, each from a buffer of its own; a single
+// one from two in turn, so that the next one's sums need not wait.
+template <int kRowsT, int kWarpsT, int kTilesT>
 class ProductOutput {
  public:
   static constexpr int kRows = kRowsT, kWarps = kWarpsT, kThreads = kWarps * 32, kBarrier = 2;
-  static_assert(kRows * ProductShape::kTile <= kThreads);
+  static constexpr int kTiles = kTilesT, kBuffers = kTiles == 1 ? 2 : kTiles;
+  static_assert(kTiles * kRows * ProductShape::kTile <= kThreads);
 
   struct Sums {
-    static constexpr int kPitch = ProductShape::kTile + 4;  // spreads a fragment's rows over the banks
-    float sums[2][kWarps][kRows][kPitch];
+    // Spreads a fragment's rows over the banks, where there are many.
+    static constexpr int kPitch = ProductShape::kTile + (kRows > 2 ? 4 : 0);
+    float sums[kBuffers][kWarps][kRows][kPitch];
     float scale[kRows];
   };
 
@@ -70,8 +73,9 @@ class ProductOutput {
         lane_(lane),
         begin_(shape.Begin(blockIdx.x)),
         end_(shape.End(blockIdx.x)),
-        row_((warp * 32 + lane) >> shape.columns_log2()),
-        column_(lane & (shape.columns - 1)) {}
+        tile_(((warp * 32 + lane) >> shape.columns_log2()) / kRows),
+        row_(((warp * 32 + lane) >> shape.columns_log2()) % kRows),
+        column_(tile_ * shape.columns + (lane & (shape.columns - 1))) {}
 
  protected:
   static constexpr int kPieces = 5;  // of a row's squares, asked for at once by each lane
@@ -106,82 +110,92 @@ class ProductOutput {
 #pragma unroll
       for (int i = 16; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
       if (lane_ == 0) {
-        shared_.scale[row] = 1.0f / sqrtf(square / static_cast<float>(call_.norm_width) + call_.norm_eps);
+        shared_.scale[row] = rsqrtf(square / static_cast<float>(call_.norm_width) + call_.norm_eps);
       }
     }
   }
 
-  __device__ float SumOf(int turn, int column) const {
+  __device__ float SumOf(int buffer, int column) const {
     float sum = 0.0f;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[turn][w][row_][column];
+    for (int w = 0; w < kWarps; ++w) sum += shared_.sums[buffer][w][row_][column];
     return sum;
   }
 
-  // The thread's output of a tile.
-  __device__ bool HasOutput(int column) const { return row_ < n_rows_ && column + column_ < end_; }
-  __device__ float* Out(int column) const {
-    return static_cast<float*>(call_.out) + static_cast<int64_t>(row_) * call_.out_stride + column + column_;
-  }
-  __device__ float LoadOld(int column) const {
-    return call_.epilogue == Epilogue::kAdd && HasOutput(column) ? ptx::LoadChanging(Out(column)) : 0.0f;
+  __device__ int InTile() const { return lane_ & (shape_.columns - 1); }
+
+  // The thread's output of the tiles from `column` on: where it goes, and the residual that it is added to.
+  // In front of the products, where nobody waits for it.
+  __device__ void Aim(int column) {
+    id_ = column + column_, old_ = 0.0f;
+    has_ = tile_ < kTiles && row_ < n_rows_ && id_ < end_;
+    if (!has_) return;
+    const int64_t at = static_cast<int64_t>(row_) * call_.out_stride + id_;
+    narrow_ = static_cast<__nv_bfloat16*>(call_.out) + at, wide_ = static_cast<float*>(call_.out) + at;
+    if (call_.epilogue == Epilogue::kAdd) {
+      narrow_ = static_cast<__nv_bfloat16*>(call_.stats.rows) + row_ * call_.stats.stride + id_;
+      old_ = ptx::LoadChanging(wide_);
+    }
+    link_ = nullptr, n_pads_ = 0;
+    if (links_.rows == nullptr) return;
+    const int64_t in_row = static_cast<int64_t>(row_) * links_.stride + id_;
+    const int bytes = call_.epilogue == Epilogue::kStore ? sizeof(float) : sizeof(__nv_bfloat16);
+    link_ = static_cast<unsigned char*>(links_.rows) + in_row * bytes;
+    if (id_ + 1 == call_.n) n_pads_ = links_.stride - call_.n;
   }
 
-  // Returns the square of a residual that it wrote.
-  __device__ float Write(int turn, int column, float old) {
-    if (!HasOutput(column)) return 0.0f;
+  // Of the thread's tile, whose sums are in `buffer`, or as many buffers behind it. Returns the square of a
+  // residual that it wrote.
+  __device__ float Write(int buffer) {
+    if (!has_) return 0.0f;
     const float scale = call_.squares != nullptr ? shared_.scale[row_] : 1.0f;
-    const float x = SumOf(turn, column_) * scale;
+    const float x = SumOf(buffer + tile_, InTile()) * scale;
     if (call_.epilogue == Epilogue::kSwiGlu) {
-      const float up = SumOf(turn, column_ + shape_.columns) * scale;
-      const __nv_bfloat16 y = __float2bfloat16(x / (1.0f + __expf(-x)) * up);
-      PutRow(column + column_, y);
-      static_cast<__nv_bfloat16*>(
-          call_.out)[static_cast<int64_t>(row_) * call_.out_stride + column + column_] = y;
+      const float up = SumOf(buffer + tile_, InTile() + shape_.columns) * scale;
+      const __nv_bfloat16 y = __float2bfloat16(__fdividef(x, 1.0f + __expf(-x)) * up);
+      PutRow(y);
+      *narrow_ = y;
       return 0.0f;
     }
-    const float y = x + old;
+    const float y = x + old_;
     if (call_.epilogue == Epilogue::kAdd) {
       const __nv_bfloat16 rounded = __float2bfloat16(y);
-      PutRow(column + column_, rounded);
-      static_cast<__nv_bfloat16*>(
-          call_.stats.rows)[static_cast<int64_t>(row_) * call_.stats.stride + column + column_] = rounded;
-    } else if (links_.rows != nullptr) {
-      HandOver(static_cast<float*>(links_.rows) + row_ * links_.stride + column + column_, y);
+      PutRow(rounded);
+      *narrow_ = rounded;
+    } else if (link_ != nullptr) {
+      HandOver(static_cast<float*>(link_), y);
     } else if (call_.best != nullptr) {
-      const int id = column + column_;
-      const uint64_t key = !isfinite(y) ? 0 : id < call_.n_best ? KeyOf(y, id) : ~uint64_t{0};
+      const uint64_t key = !isfinite(y) ? 0 : id_ < call_.n_best ? KeyOf(y, id_) : ~uint64_t{0};
       best_ = min(best_, key);
     }
-    *Out(column) = y;
+    *wide_ = y;
     return y * y;
   }
   // What follows the row's last number, up to 16 bytes, is read with it.
-  __device__ void PutRow(int column, __nv_bfloat16 x) {
-    if (links_.rows == nullptr) return;
-    __nv_bfloat16* to = static_cast<__nv_bfloat16*>(links_.rows) + row_ * links_.stride;
-    HandOver(to + column, x);
-    if (column + 1 < call_.n) return;
-    for (int i = call_.n; i < links_.stride; ++i) HandOver(to + i, __nv_bfloat16(0.0f));
+  __device__ void PutRow(__nv_bfloat16 x) const {
+    if (link_ == nullptr) return;
+    auto* to = static_cast<__nv_bfloat16*>(link_);
+    HandOver(to, x);
+    for (int i = 1; i <= n_pads_; ++i) HandOver(to + i, __nv_bfloat16(0.0f));
   }
 
-  // Of this block's columns, summed over the lanes that share the row.
+  // Of this block's columns, whose tiles were written one by one, summed over the lanes that share the row.
   __device__ void WriteSquare(float square) {
 #pragma unroll
     for (int i = ProductShape::kTile / 2; i > 0; i /= 2) square += __shfl_xor_sync(~0u, square, i);
-    if (column_ != 0 || row_ >= n_rows_) return;
+    if (column_ != 0 || row_ >= n_rows_ || tile_ > 0) return;
     const int64_t piece = static_cast<int64_t>(row_) * call_.stats.n_pieces + blockIdx.x;
     if (links_.squares != nullptr) HandOver(links_.squares + piece, square);
     call_.stats.squares[piece] = square;
   }
 
-  // The least of this block's keys of a row: the lanes that share it, then the first of them.
+  // The least of a tile's keys of a row: the lanes that share it, then the first of them.
   __device__ void WriteBest() const {
     if (call_.best == nullptr) return;
     uint64_t best = best_;
 #pragma unroll
     for (int i = ProductShape::kTile / 2; i > 0; i /= 2) best = min(best, __shfl_xor_sync(~0u, best, i));
-    if (column_ != 0 || row_ >= n_rows_) return;
+    if (InTile() != 0 || row_ >= n_rows_ || tile_ >= kTiles) return;
     atomicMin(reinterpret_cast<unsigned long long*>(call_.best + row_), best);
   }
 
@@ -192,8 +206,15 @@ class ProductOutput {
   const ProductShape shape_;
   const int n_rows_;
   const int warp_, lane_;
-  const int begin_, end_;   // this block's columns
-  const int row_, column_;  // of the thread's output in a tile
+  const int begin_, end_;          // this block's columns
+  const int tile_, row_, column_;  // of the thread's output, the column counted from the first tile's
+  // Of the output that Aim found.
+  bool has_ = false;
+  int id_ = 0, n_pads_ = 0;
+  float old_ = 0.0f;
+  float* wide_ = nullptr;
+  __nv_bfloat16* narrow_ = nullptr;
+  void* link_ = nullptr;
 };
 
 // A warp's chunks of a stage, which are every kWarps-th: of the tile's first and second eight rows.
@@ -217,9 +238,9 @@ struct ProductWeights {
 // kWarps warps share k. A lane's 16 bytes of a weight row are eight consecutive k: the operands of two
 // m16n8k16, in an order of k that is the same for both factors. A: weight rows. B: input rows.
 template <int kWarpsT>
-class Product : public ProductOutput<8, kWarpsT> {
+class Product : public ProductOutput<8, kWarpsT, 1> {
  public:
-  using Output = ProductOutput<8, kWarpsT>;
+  using Output = ProductOutput<8, kWarpsT, 1>;
   using Shared = typename Output::Sums;
   using Output::Output;
 
@@ -231,7 +252,8 @@ class Product : public ProductOutput<8, kWarpsT> {
     Rows rows[kHeldStages];
     LoadGroup(0, rows);
     meanwhile();
-    float old = LoadOld(begin_), square = 0.0f;
+    Aim(begin_);
+    float square = 0.0f;
     Weights weights;  // the first are read before the rows are there
     const auto next_stage = [&](int column, int stage) {
       const int bytes = shape_.bytes(min(shape_.columns, end_ - column));
@@ -258,16 +280,16 @@ class Product : public ProductOutput<8, kWarpsT> {
       PutSums(turn, sums);
       ptx::NamedBarrier(kBarrier, kThreads);
       ring.Release();
-      square += Write(turn, column, old);
-      old = LoadOld(column + shape_.columns);
+      square += Write(turn);
+      Aim(column + shape_.columns);
     }
     if (call_.epilogue == Epilogue::kAdd) WriteSquare(square);
     WriteBest();
   }
 
  private:
-  using Output::begin_, Output::call_, Output::end_, Output::InputRow, Output::kBarrier, Output::kThreads,
-      Output::kWarps, Output::lane_, Output::links_, Output::LoadOld, Output::n_rows_, Output::Scale,
+  using Output::Aim, Output::begin_, Output::call_, Output::end_, Output::InputRow, Output::kBarrier,
+      Output::kThreads, Output::kWarps, Output::lane_, Output::links_, Output::n_rows_, Output::Scale,
       Output::shape_, Output::shared_, Output::warp_, Output::Write, Output::WriteBest, Output::WriteSquare;
   static constexpr int kWarpChunks = ProductChunks(kWarps);
   static constexpr int kHeldStages = 6;  // whose input rows are in registers at once
