@@ -44,13 +44,15 @@ class StepBlock {
   static constexpr int kWarps = T::kMaxThreads / 32 - 1, kThreads = kWarps * 32;
   // For few tiles of heads: more warps that have fewer tokens each.
   using Narrow = DecodeTraits<T::kRank, T::kDim, 16, T::kMaxThreads / 32>;
-  static constexpr int kBlockBarrier = 3, kAttendedBarrier = 4, kClearedBarrier = 5;
+  static constexpr int kBlockBarrier = 3, kAttendedBarrier = 4, kClearedBarrier = 5, kHalfBarrier = 6;  // 2
   static constexpr int kMostShared = 3;  // tiles of heads of a block that shares segments, at most
   using Products = std::conditional_t<kRows == kFewRows, FewRowsProduct<kWarps>, Product<kWarps>>;
   using BlockCombiner = StepCombiner<T::kDim, kThreads>;
+  using HalfCombiner = StepCombiner<T::kDim, kThreads / 2>;
   using WarpCombiner = StepCombiner<T::kDim, 32>;
   static_assert(sizeof(typename Products::Shared) <= kWarps * Exchange<T>::kWarpBytes);
   static_assert(sizeof(typename BlockCombiner::Shared) <= kWarps * Exchange<T>::kWarpBytes);
+  static_assert(2 * sizeof(typename HalfCombiner::Shared) <= kWarps * Exchange<T>::kWarpBytes);
   static_assert(kWarps * sizeof(typename WarpCombiner::Shared) <= kWarps * Exchange<T>::kWarpBytes);
 
   struct Shared {  // besides the ring and the exchange
@@ -60,7 +62,8 @@ class StepBlock {
     DecodeBlock block;
     float cos[T::kDim / 2], sin[T::kDim / 2];
     int32_t last_page;
-    DecodeSequence sequence;
+    DecodeSequence sequences[2];  // whose results the block merges, or its halves
+    bool merges_by_halves;
     HeadTiles tiles;
     int n_heads;
     int n_rows;  // that exist
@@ -116,7 +119,7 @@ class StepBlock {
     const DecodeParams p = operation.decode;  // a copy: see FillProduct
     if (!share_.is_known) {
       ptx::WaitForPriorKernels();  // one of them makes the step's plan
-      share_ = FindShare(p);
+      share_ = FindShare(p, blockIdx.x);
     }
     if (share_.block < 0) return;
     const TensorMapCopier copier(p, &instruction.maps.whole, &instruction.maps.rest);
@@ -226,7 +229,7 @@ class StepBlock {
     }
   }
 
-  __device__ Share FindShare(const DecodeParams& p) const {
+  __device__ Share FindShare(const DecodeParams& p, int index) const {
     const int n_blocks = gridDim.x;
     // Tiles of a part, and parts. Blocks have segments from the first on, without gaps.
     int each = p.head_tiles, parts = 1;
@@ -237,11 +240,20 @@ class StepBlock {
       const DecodeBlock& behind = p.plan.blocks[n_blocks / n_parts];
       if (behind.begin == behind.end) each = n, parts = n_parts;
     }
-    Share share{true, static_cast<int>(blockIdx.x) / parts};
+    Share share{true, index / parts};
     if (share.block >= n_blocks / parts) share.block = -1;
-    share.tiles.first = static_cast<int>(blockIdx.x) % parts * each;
+    share.tiles.first = index % parts * each;
     share.tiles.count = min(each, p.head_tiles - share.tiles.first);
     return share;
+  }
+
+  // Whether two heads a block leave the merge to blocks that have nothing to attend to: the last ones.
+  __device__ bool MergesByHalves(const DecodeParams& p) const {
+    const int n_items = p.n_heads * launch_.program[launch_.first_attention + 1].operation.n_sequences;
+    const int first = static_cast<int>(gridDim.x) - (n_items + 1) / 2;
+    if (first < 0) return false;
+    const Share share = FindShare(p, first);
+    return share.block < 0 || p.plan.blocks[share.block].begin == p.plan.blocks[share.block].end;
   }
 
   // What the block has of the step's plan, for all layers.
@@ -251,9 +263,10 @@ class StepBlock {
       own_.n_rows = *launch_.n_rows, own_.block = DecodeBlock{};
       if (launch_.first_attention >= 0) {
         const DecodeParams& p = launch_.program[launch_.first_attention].operation.decode;
-        const Share share = FindShare(p);
+        const Share share = FindShare(p, blockIdx.x);
         if (share.block >= 0) own_.block = p.plan.blocks[share.block];
         own_.tiles = share.tiles, own_.n_heads = p.n_heads;
+        own_.merges_by_halves = MergesByHalves(p);
       }
     }
     MeetBlock();
@@ -290,23 +303,25 @@ class StepBlock {
     ring.Release();
   }
 
-  // An item a block where there are few, from the last block on, which has the least to attend to; else a
-  // warp.
+  // An item half a block or a block where there are few, from the last block on, which has the least to
+  // attend to; else a warp.
   __device__ void Combine(const StepOperation& operation) {
     const CombineParams& p = operation.combine;
     const Place place;
     const int n_items = p.n_heads * operation.n_sequences;
+    if (own_.merges_by_halves) {
+      constexpr int kHalf = kWarps / 2;
+      static_assert(kWarps % 2 == 0);
+      const int half = place.warp / kHalf, thread = place.warp % kHalf * 32 + place.lane;
+      auto& shared = reinterpret_cast<typename HalfCombiner::Shared*>(shared_.merge())[half];
+      CombineOne<HalfCombiner>(p, n_items, 2, half, thread, shared,
+                               [half] { ptx::NamedBarrier(kHalfBarrier + half, kThreads / 2); });
+      return;
+    }
     if (n_items <= static_cast<int>(gridDim.x)) {
-      const int item = static_cast<int>(gridDim.x - 1 - blockIdx.x);
-      if (item >= n_items) return;
       auto& shared = *reinterpret_cast<typename BlockCombiner::Shared*>(shared_.merge());
-      if (!has_sequence_) {
-        if (threadIdx.x == 0) own_.sequence = p.sequences[item / p.n_heads];
-        MeetBlock();
-        has_sequence_ = true;
-      }
-      BlockCombiner::Run(p, own_.sequence, item % p.n_heads, place.warp * 32 + place.lane, shared,
-                         [] { ptx::NamedBarrier(kConsumerBarrier, kThreads); });
+      CombineOne<BlockCombiner>(p, n_items, 1, 0, place.warp * 32 + place.lane, shared,
+                                [] { ptx::NamedBarrier(kConsumerBarrier, kThreads); });
       return;
     }
     auto& shared = reinterpret_cast<typename WarpCombiner::Shared*>(shared_.merge())[place.warp];
@@ -314,6 +329,20 @@ class StepBlock {
       WarpCombiner::Run(p, p.sequences[item / p.n_heads], item % p.n_heads, place.lane, shared,
                         [] { __syncwarp(); });
     }
+  }
+
+  // By the `part`-th of n_parts of the block's threads.
+  template <class Combiner, typename Sync>
+  __device__ void CombineOne(const CombineParams& p, int n_items, int n_parts, int part, int thread,
+                             typename Combiner::Shared& shared, Sync sync) {
+    const int item = static_cast<int>(gridDim.x - 1 - blockIdx.x) * n_parts + part;
+    if (item >= n_items) return;
+    if (!has_sequence_) {
+      if (thread == 0) own_.sequences[part] = p.sequences[item / p.n_heads];
+      sync();
+      has_sequence_ = true;
+    }
+    Combiner::Run(p, own_.sequences[part], item % p.n_heads, thread, shared, sync);
   }
 
   const StepLaunch& launch_;
