@@ -60,7 +60,8 @@ struct ModelInfo {
   std::optional<int> default_top_k, default_max_new_tokens;
   std::vector<int32_t> eos_token_ids;
   MemoryPlan memory;
-  std::string why_not_cuda;  // --device auto took the CPU: what the GPU lacks, where there could be one
+  std::string slow_attention;  // what the device has no kernel of its own for; empty: nothing
+  std::string why_not_cuda;    // --device auto took the CPU: what the GPU lacks, where there could be one
 };
 
 struct EngineStats {

@@ -49,6 +49,7 @@ StatusOr<Prepared> Prepare(const EngineConfig& config) {
             .default_max_new_tokens = defaults.max_new_tokens,
             .eos_token_ids = defaults.eos_token_ids,
             .memory = memory,
+            .slow_attention = p.backend->SlowAttention(p.spec.attention, p.resolved.cache_dtype),
             .why_not_cuda = made.why_not_cuda};
   return p;
 }

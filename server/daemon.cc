@@ -213,6 +213,8 @@ Status Daemon::Impl::LoadEngine() {
   }
   model.created = absl::ToUnixSeconds(absl::Now());
   if (!info.why_not_cuda.empty()) spdlog::warn("serving on the CPU: {}", info.why_not_cuda);
+  if (!info.slow_attention.empty())
+    spdlog::warn("slow: this device has no attention kernel of its own for {}", info.slow_attention);
   spdlog::info("{}: {}, {:.1f} M parameters, context {}; {}; {}, cache {} tokens of {} in {:.0f} MiB",
                model.name, info.variant, static_cast<double>(info.n_parameters) / 1e6, info.max_context,
                info.device, info.dtype, info.memory.cache_tokens(), info.cache_dtype,

@@ -82,6 +82,8 @@ int PrintPlan(const ServerConfig& config) {
   fmt::print("model       {} ({}, {:.1f} M parameters)\n", config.served_model_name, info->variant,
              static_cast<double>(info->n_parameters) / 1e6);
   fmt::print("device      {}\n", info->device);
+  if (!info->slow_attention.empty())
+    fmt::print("slow        no kernel of its own for {}\n", info->slow_attention);
   fmt::print("types       {} weights and products, {} factors\n", info->dtype, info->cache_dtype);
   fmt::print("context     {} tokens\n", info->max_context);
   fmt::print("weights     {:10.1f} MiB\n", mib(memory.weight_bytes));

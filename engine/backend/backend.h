@@ -91,6 +91,9 @@ class Backend {
   virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec,
                                 const ModelSizes& sizes) const = 0;
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) = 0;
+  // For the operator: which of the model's attention has no kernel of its own here and goes the general, slow
+  // way. Empty: none.
+  virtual std::string SlowAttention(const AttentionSpec& /*spec*/, DType /*pages*/) const { return ""; }
 
   // --- one step
   // ------------------------------------------------------------------------------------------------ Reads

@@ -95,6 +95,24 @@ TEST_P(BackendTest, AShapeWithoutKernelIsRefusedAtLoad) {
   EXPECT_NE(status.message().find("512"), absl::string_view::npos) << status;
 }
 
+// The operator is told; a shape that the paper's models have is none of them.
+TEST_P(BackendTest, AttentionWithoutAKernelOfItsOwnIsNamed) {
+  AttentionSpec usual;
+  usual.n_heads = 47, usual.head_dim = usual.rotary_dim = 64;
+  usual.q.rank = 6, usual.k.rank = usual.v.rank = 2;
+  const auto slow = [&](const AttentionSpec& spec, DType pages) { return on_->SlowAttention(spec, pages); };
+  EXPECT_EQ(slow(usual, DType::kBF16), "");
+  EXPECT_EQ(slow(usual, DType::kFp8), "");
+  if (GetParam() == "cpu") {
+    EXPECT_EQ(slow(SmallSpec(), DType::kF32), "");
+    return;
+  }
+  EXPECT_EQ(slow(usual, DType::kF32), "47 heads of 64, ranks 2 and 2, over f32 pages");
+  EXPECT_EQ(slow(SmallSpec(), DType::kBF16), "3 heads of 8, ranks 2 and 1, over bf16 pages");
+  usual.head_dim = usual.rotary_dim = 128;
+  EXPECT_NE(slow(usual, DType::kBF16).find("prompts"), std::string::npos) << slow(usual, DType::kBF16);
+}
+
 TEST_P(BackendTest, CopiesValidTokensZeroesTheRestAndClears) {
   const AttentionSpec spec = SmallSpec();
   ASSERT_TRUE(on_->Reserve(kLimits, spec, {.width = 32, .mlp_width = 40, .vocab = 50}).ok());

@@ -71,6 +71,10 @@ class CudaBackend final : public Backend {
                         const ModelSizes& sizes) const override;
   Status Reserve(const StepLimits& limits, const AttentionSpec& spec, const ModelSizes& sizes) override;
 
+  std::string SlowAttention(const AttentionSpec& spec, DType pages) const override {
+    return attention_->Slow(spec, pages);
+  }
+
   Status BeginStep(const StepPlan& plan, const AttentionSpec& spec) override;
   const int32_t* output_rows() const override { return At<int32_t>(offsets_.output_rows); }
   Status CopyAndClearPages(const CopyPagesParams& params) override;

@@ -81,6 +81,15 @@ class TpaAttentionImpl final : public TpaAttention {
   TpaAttentionImpl(TpaAttentionOptions options, const DecodeDevice& device)
       : options_(std::move(options)), device_(device) {}
 
+  std::string Slow(const AttentionSpec& spec, DType pages) const override {
+    if (!DecodeConfig(spec, pages, device_)) {
+      return fmt::format("{} heads of {}, ranks {} and {}, over {} pages", spec.n_heads, spec.head_dim,
+                         spec.k.rank, spec.v.rank, NameOf(pages));
+    }
+    if (multi_row() == nullptr) return "prompts";
+    const Status rows = multi_row()->Supports(spec, pages);
+    return rows.ok() ? "" : fmt::format("prompts ({})", MessageOf(rows));
+  }
   size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const override {
     size_t bytes = StepBytes(limits) + Workspace(limits, spec).total;
     for (const auto* path : {&options_.multi_row, &options_.general}) {

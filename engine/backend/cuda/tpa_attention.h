@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "engine/backend/backend.h"
 #include "engine/backend/cuda/attention_path.h"
@@ -49,6 +50,8 @@ class TpaAttention {
   // For the current device.
   static StatusOr<std::unique_ptr<TpaAttention>> Make(TpaAttentionOptions options);
 
+  // What of this shape the general path does, and why; empty: nothing.
+  virtual std::string Slow(const AttentionSpec& spec, DType pages) const = 0;
   virtual size_t WorkspaceBytes(const StepLimits& limits, const AttentionSpec& spec) const = 0;
   virtual Status Reserve(const StepLimits& limits, const AttentionSpec& spec) = 0;
   // Once per step, outside of any capture. `plan` must outlive the step's Store and Run calls.
