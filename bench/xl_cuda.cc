@@ -367,7 +367,7 @@ int Main(const std::string& only, int only_batch) {
   }
   if (runs("context")) bench.Context(50, 100000);
   if (runs("shared")) {
-    for (const int document : {1024, 4096, 32768, 100000}) {
+    for (const int document : {4096, 8192, 16384, 32768, 100000}) {
       for (const int batch : {2, 4, 8, 16, 32, 64}) {
         if (wanted(batch)) bench.Shared(batch, document);
       }

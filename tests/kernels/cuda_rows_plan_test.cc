@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <random>
+#include <tuple>
 #include <vector>
 
 #include "engine/backend/cuda/rows_plan.h"
@@ -122,6 +123,42 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
       EXPECT_LT(partials.back(), options.max_partial_rows);
     }
   }
+}
+
+// As whole steps of T6-XL (78 heads) and attention at 47 heads were measured on an H200: sharing where it is
+// faster, and nowhere else.
+TEST(CudaRowsPlan, RowsShareAPrefixWhereAWholeStepIsFaster) {
+  const auto shares = [](int n_heads, int page_bytes, int n_rows, int n_pages) {
+    StepPlan step;
+    step.Clear();
+    for (int s = 0; s < n_rows; ++s) {
+      step.token_ids.push_back(0), step.positions.push_back(n_pages * kPageTokens + 64);
+      step.row_begin.push_back(s + 1), step.context_len.push_back(step.positions.back() + 1);
+      for (int i = 0; i < n_pages; ++i) step.page_ids.push_back(i);
+      for (int i = 0; i < 2; ++i) step.page_ids.push_back(n_pages + 2 * s + i);
+      step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
+    }
+    step.shared_prefixes.push_back({0, n_rows, n_pages});
+    cuda::RowsPlanOptions options{
+        .n_blocks = 132, .n_heads = n_heads, .group_heads = {12, 6, 4, 4}, .max_partial_rows = 100000};
+    cuda::SetSharingCosts(page_bytes, 132, &options);
+    cuda::RowsPlan plan;
+    cuda::MakeRowsPlan(step, 2, options, &plan);
+    return plan.takes[0] != 0;
+  };
+  for (const auto& [rows, pages, faster] : {std::tuple(64, 16, false),
+                                            {64, 64, false},
+                                            {8, 512, false},
+                                            {4, 1563, false},
+                                            {16, 512, true},
+                                            {32, 512, true},
+                                            {64, 512, true},
+                                            {16, 1563, true},
+                                            {64, 1563, true}}) {
+    EXPECT_EQ(shares(78, 72704, rows, pages), faster) << rows << " rows on " << pages << " pages";
+  }
+  for (const int rows : {16, 64}) EXPECT_TRUE(shares(47, 56832, rows, 512)) << rows;
+  for (const int rows : {2, 8}) EXPECT_FALSE(shares(47, 56832, rows, 512)) << rows;
 }
 
 // Pages that the rows kernel cannot read: every chunk is a tile, nothing is shared, and a step without room

@@ -19,12 +19,6 @@ namespace t6::cuda {
 namespace {
 
 constexpr size_t kSectionBytes = size_t{28} << 20;  // of expanded keys and values that L2 is meant to hold
-// What decides whether rows share a prefix, measured (docs/prefill_kernels.md): the rows kernels' time for a
-// page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond of pages that
-// others read too; launches and a combine.
-constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 2.5f, 3.5f};
-constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f, kSharingNs = 26000.0f;
-
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 // What Reserve allocates, as offsets into one block of device memory.
@@ -194,12 +188,7 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
                               spec.head_dim == Capacity::PrefillDim();
   plan_options_.always_merges = spec.head_norm;
   if (!options_.always_shares) {
-    plan_options_.single_page_ns = static_cast<float>(ShapeOf(spec).page_bytes()) / kDecodeBytesPerNs;
-    for (int i = 0; i < kNumRowsWidths; ++i) {
-      plan_options_.block_page_ns[i] =
-          kHeadPageNs[i] * static_cast<float>(spec.n_heads) * kMeasuredSms / static_cast<float>(n_sms_);
-    }
-    plan_options_.sharing_ns = kSharingNs;
+    SetSharingCosts(ShapeOf(spec).page_bytes(), n_sms_, &plan_options_);
   }
   return MakeMaps(spec);
 }

@@ -78,7 +78,7 @@ class Planner {
     const float alone = options_.single_page_ns * static_cast<float>(rows) * static_cast<float>(n_pages);
     const float shared =
         options_.block_page_ns[width] * static_cast<float>(n_blocks) * static_cast<float>(n_pages);
-    return shared + options_.sharing_ns <= alone;
+    return shared + options_.sharing_ns + options_.sharing_row_ns * static_cast<float>(rows) <= alone;
   }
 
   void TakeGroup(const SharedPrefix& prefix) {
@@ -297,6 +297,22 @@ void RowsPlan::Clear() {
   merges.clear(), tiles.clear(), expands.clear(), takes.clear();
   old_expands.clear(), scratch_tokens.clear();
   n_zeros = n_scratch_tokens = 0, fits = true;
+}
+
+// Of a layer, on an H200, in whole steps with and without sharing (bench_xl_cuda shared): the rows kernels'
+// time for a page and a head, of 132 multiprocessors, for each width; what decode reads in a nanosecond of
+// pages that others read too; queries, partial results and their combine; and what the step loses, for with
+// several rows it is no graph, and decode's kernel does not store.
+void SetSharingCosts(size_t page_bytes, int n_sms, RowsPlanOptions* options) {
+  constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 2.5f, 3.5f};
+  constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f;
+  constexpr float kSharingNs = 12000.0f, kSharingRowNs = 1100.0f;
+  options->single_page_ns = static_cast<float>(page_bytes) / kDecodeBytesPerNs;
+  for (int i = 0; i < kNumRowsWidths; ++i) {
+    options->block_page_ns[i] =
+        kHeadPageNs[i] * static_cast<float>(options->n_heads) * kMeasuredSms / static_cast<float>(n_sms);
+  }
+  options->sharing_ns = kSharingNs, options->sharing_row_ns = kSharingRowNs;
 }
 
 void MakeRowsPlan(const StepPlan& step, int min_rows, const RowsPlanOptions& options, RowsPlan* plan) {

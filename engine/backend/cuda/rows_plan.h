@@ -65,9 +65,12 @@ struct RowsPlanOptions {
       false;  // nothing for the rows kernel: no sharing, and a plan without room for all is none
   bool always_merges = false;  // every row of the rows kernel goes through the combine (head norm)
   // Rows share a prefix only where that is faster, in nanoseconds: a page for one row alone, a page for a
-  // block of each width, and what sharing costs besides. All 0: always.
-  float single_page_ns = 0.0f, block_page_ns[kNumRowsWidths] = {}, sharing_ns = 0.0f;
+  // block of each width, and what sharing costs besides, at all and for each row. All 0: always.
+  float single_page_ns = 0.0f, block_page_ns[kNumRowsWidths] = {}, sharing_ns = 0.0f, sharing_row_ns = 0.0f;
 };
+
+// Sets those, as measured, for n_heads of the options.
+void SetSharingCosts(size_t page_bytes, int n_sms, RowsPlanOptions* options);
 
 // Tasks of one width, dealt to blocks (empty where there is none): block b has tasks block_begin[b] ..
 // block_begin[b + 1] - 1.
