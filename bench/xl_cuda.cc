@@ -1,11 +1,12 @@
-// T6-XL's steps on a GPU through the backend that the engine uses, random weights and factors. Beside a
-// decode step stands its floor, the bytes of weights and factors at the read bandwidth measured in the same
-// run; beside a prefill, its arithmetic; beside a question on a cached context, what it may cost; beside a
-// step that shares a prefix, the same step without. Decode runs as the engine runs it: a step is launched
-// before the tokens of the last are read.
+// T6-XL's steps on a GPU, or a checkpoint's, through the backend that the engine uses, on random factors.
+// Beside a decode step stands its floor, the bytes of weights and factors at the read bandwidth measured in
+// the same run; beside a prefill, its arithmetic; beside a question on a cached context, what it may cost;
+// beside a step that shares a prefix, the same step without. Decode runs as the engine runs it: a step is
+// launched before the tokens of the last are read.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -28,8 +29,8 @@ constexpr int kMostSequences = 64, kMostRows = 8192, kDecodeSteps = 60;
 class XlBench {
  public:
   // fills: the cache takes all that the plan of memory leaves.
-  XlBench(Backend* backend, int max_context, bool fills)
-      : backend_(backend), spec_(XlSpec()), weights_(spec_), layout_(spec_.attention, DType::kBF16) {
+  XlBench(Backend* backend, const BenchModel& model, int max_context, bool fills)
+      : backend_(backend), spec_(model.spec), layout_(spec_.attention, DType::kBF16) {
     const StepLimits limits{.max_rows = kMostRows + 64,
                             .max_sequences = kMostSequences,
                             .max_outputs = 256,
@@ -38,9 +39,9 @@ class XlBench {
                            T6Model::WorkspaceBytes(spec_, limits, DType::kBF16, *backend);
     const size_t left = backend->info().memory_available - planned;
     const double start = Seconds();
-    model_ = Must(T6Model::Load(backend, spec_, weights_, DType::kBF16, limits, nullptr));
+    model_ = Must(T6Model::Load(backend, spec_, *model.tensors, DType::kBF16, limits, nullptr));
     fmt::print("loaded in {:.1f} s; {:.3f} G parameters\n", Seconds() - start,
-               static_cast<double>(weights_.n_parameters()) / 1e9);
+               static_cast<double>(spec_.n_parameters) / 1e9);
     MakeCache(fills ? static_cast<int>(left / (layout_.page_bytes() * spec_.n_layers)) : 64 * 67);
   }
 
@@ -67,7 +68,7 @@ class XlBench {
     const Spans spans{.each = (context + kDecodeSteps + 16) / kPageTokens + 1};
     T6_CHECK(batch * spans.each <= cache_->n_pages());
     const Timed timed = TimeDecode(batch, spans, context);
-    const double weights = 2.0 * static_cast<double>(weights_.n_parameters());
+    const double weights = 2.0 * static_cast<double>(spec_.n_parameters);
     const int middle = context + kDecodeSteps / 2;
     const double factors = static_cast<double>(batch) * middle * static_cast<double>(layout_.page_bytes()) /
                            kPageTokens * spec_.n_layers;
@@ -138,7 +139,7 @@ class XlBench {
     const double time = ChunkSeconds(0, n, &host);
     const AttentionSpec& a = spec_.attention;
     const double products =
-        2.0 * static_cast<double>(weights_.n_parameters() - int64_t{spec_.vocab_size} * spec_.width) * n;
+        2.0 * static_cast<double>(spec_.n_parameters - int64_t{spec_.vocab_size} * spec_.width) * n;
     const double attention = 2.0 * n * n * a.n_heads * a.head_dim * spec_.n_layers;
     fmt::print(
         "prefill {:>6} tokens:   {:8.2f} ms; products {:.1f} and attention {:.1f} TFLOP, {:.0f} TFLOP/s; "
@@ -199,7 +200,7 @@ class XlBench {
     plan.Clear();
     for (int s = 0; s < batch; ++s) {
       AddSequence(&plan, s, spans, position, position + 1);
-      plan.token_ids.push_back(is_first ? 7 + s : -1 - s);
+      plan.token_ids.push_back(is_first ? (7 + s) % spec_.vocab_size : -1 - s);
     }
     if (spans.is_told) plan.shared_prefixes.push_back({0, batch, spans.shared});
     return plan;
@@ -231,7 +232,7 @@ class XlBench {
     plan.Clear();
     T6_CHECK(end <= cache_->n_pages() * kPageTokens);
     AddSequence(&plan, 0, {.each = end / kPageTokens + 1}, first, end);
-    for (int t = first; t < end; ++t) plan.token_ids.push_back((t * 7919) % 50000);
+    for (int t = first; t < end; ++t) plan.token_ids.push_back((t * 7919) % spec_.vocab_size);
     return plan;
   }
   // A step of rows [first, end) of one sequence, from the plan to its token. `host`: of it, until all is
@@ -308,7 +309,6 @@ class XlBench {
 
   Backend* backend_;
   ModelSpec spec_;
-  RandomWeights weights_;
   PageLayout layout_;
   std::unique_ptr<T6Model> model_;
   std::unique_ptr<FactorCache> cache_;
@@ -318,9 +318,10 @@ class XlBench {
 };
 
 constexpr const char* kHelp =
-    "usage: bench_xl_cuda [KIND [SEQUENCES]]\n"
-    "T6-XL (48 layers, 78 heads of 64, width 1600, vocabulary 50304) on a GPU, random weights and factors, "
-    "bfloat16.\n"
+    "usage: bench_xl_cuda [--model DIR] [KIND [SEQUENCES]]\n"
+    "Steps on a GPU in bfloat16, on random factors, of a checkpoint (t6-checkpoint make --preset xl makes "
+    "one), "
+    "or of T6-XL with random weights: 48 layers, 78 heads of 64, width 1600, vocabulary 50304.\n"
     "  decode   a step of 1 to 64 sequences, beside the time of its bytes at the read bandwidth measured "
     "first\n"
     "  prefill  128 to 8192 tokens\n"
@@ -331,18 +332,25 @@ constexpr const char* kHelp =
     "  memory   steps of every kind beside a cache of all that the plan of memory leaves\n"
     "Without KIND: decode, prefill, context, shared. SEQUENCES: only batches of so many.\n";
 
-int Main(const std::string& only, int only_batch) {
+struct Arguments {
+  std::string directory, kind;
+  int batch = 0;  // 0: all
+};
+
+int Main(const Arguments& arguments) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  const std::string& only = arguments.kind;
   auto made = MakeBackend({.device = "cuda", .times_operations = only == "profile"});
   if (!made.ok()) {
     fmt::print(stderr, "{}\n", made.status().ToString());
     return 1;
   }
   Backend* backend = made->backend.get();
+  const BenchModel model = arguments.directory.empty() ? XlModel() : Must(OpenModel(arguments.directory));
   const double ceiling = ReadCeiling();
   fmt::print("{}; read ceiling {:.0f} GB/s\n", backend->info().description, ceiling / 1e9);
-  XlBench bench(backend, 1 << 17, /*fills=*/only == "memory");
-  const auto wanted = [&](int batch) { return only_batch == 0 || batch == only_batch; };
+  XlBench bench(backend, model, 1 << 17, /*fills=*/only == "memory");
+  const auto wanted = [&](int batch) { return arguments.batch == 0 || batch == arguments.batch; };
   const auto runs = [&](const char* kind) { return only.empty() || only == kind; };
   if (only == "memory") bench.Memory();
   if (only == "cold") bench.Cold();
@@ -350,7 +358,7 @@ int Main(const std::string& only, int only_batch) {
     for (const int batch : {1, 16, 64}) {
       if (wanted(batch)) bench.ProfileDecode(batch, 1024);
     }
-    if (only_batch > 0) return 0;
+    if (arguments.batch > 0) return 0;
     bench.ProfileDecode(64, 4096);
     for (const int n : {1024, 8192}) bench.ProfilePrefill(n);
   }
@@ -380,15 +388,26 @@ int Main(const std::string& only, int only_batch) {
 }  // namespace t6::bench
 
 int main(int argc, char** argv) {
-  const std::string only = argc > 1 ? argv[1] : "";
-  bool known = only.empty();
-  for (const char* kind : {"decode", "prefill", "context", "shared", "cold", "profile", "memory"})
-    known |= only == kind;
-  const int batch = argc > 2 ? std::atoi(argv[2]) : 0;
-  const bool asks = only == "--help" || only == "-h";
-  if (asks || argc > 3 || !known || (argc > 2 && batch < 1)) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  t6::bench::Arguments arguments;
+  const bool asks = words == std::vector<std::string>{"--help"};
+  if (words.size() >= 2 && words[0] == "--model") {
+    arguments.directory = words[1];
+    words.erase(words.begin(), words.begin() + 2);
+  }
+  bool known = words.size() <= 2;
+  if (!words.empty()) {
+    arguments.kind = words[0];
+    const auto& kinds = {"decode", "prefill", "context", "shared", "cold", "profile", "memory"};
+    known &= std::find(kinds.begin(), kinds.end(), words[0]) != kinds.end();
+  }
+  if (words.size() > 1) {
+    arguments.batch = std::atoi(words[1].c_str());
+    known &= arguments.batch > 0;
+  }
+  if (asks || !known) {
     fmt::print(asks ? stdout : stderr, "{}", t6::bench::kHelp);
     return asks ? 0 : 2;
   }
-  return t6::bench::Main(only, batch);
+  return t6::bench::Main(arguments);
 }

@@ -1,10 +1,12 @@
-// T6-XL (48 layers, 78 heads of 64, width 1600, vocabulary 50304) with random weights, for benchmarks of a
-// whole model where no checkpoint is.
+// The model of a benchmark of whole steps: a checkpoint, or T6-XL (48 layers, 78 heads of 64, width 1600,
+// vocabulary 50304) with random weights.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/checkpoint/tensor_source.h"
@@ -65,5 +67,25 @@ class RandomWeights final : public TensorSource {
   std::vector<bf16> numbers_;
   std::map<std::string, std::vector<int64_t>> shapes_;
 };
+
+struct BenchModel {
+  ModelSpec spec;
+  std::unique_ptr<TensorSource> tensors;
+};
+
+inline BenchModel XlModel() {
+  BenchModel model{.spec = XlSpec(), .tensors = nullptr};
+  auto weights = std::make_unique<RandomWeights>(model.spec);
+  model.spec.n_parameters = weights->n_parameters();
+  model.tensors = std::move(weights);
+  return model;
+}
+
+inline StatusOr<BenchModel> OpenModel(const std::string& directory) {
+  BenchModel model;
+  T6_ASSIGN_OR_RETURN(model.tensors, OpenCheckpoint(directory));
+  T6_ASSIGN_OR_RETURN(model.spec, ReadModelSpec(directory, *model.tensors, {}));
+  return model;
+}
 
 }  // namespace t6::bench
