@@ -55,7 +55,7 @@ SHAPES = {
                                         "hostnames": ["llm.example.com"]}},
     },
     "gpu_from_init": {
-        "gpu": {"count": 2, "runtimeClassName": "nvidia"},
+        "gpu": {"count": 1, "runtimeClassName": "nvidia"},
         "model": {"source": "emptyDir", "emptyDir": {"sizeLimit": "40Gi"},
                   "init": {"image": "fetch:1", "command": ["fetch"], "args": ["example", "/model"],
                            "env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]}},
@@ -93,6 +93,7 @@ REFUSED = {
     "schema: an unknown key": ({"replicas": 3}, "replicas"),
     "schema: a negative number": ({"replicaCount": -1}, "replicaCount"),
     "schema: a key instead of its digest": ({"apiKeys": {"lines": ["acme secret"]}}, "lines"),
+    "schema: a GPU that nobody would use": ({"gpu": {"count": 2}}, "count"),
     "schema: an unknown source": ({"model": {"source": "s3"}}, "source"),
 }
 
@@ -265,7 +266,7 @@ def test_selectors_find_the_pods_and_names_agree(tmp_path):
 
 def test_gpus(tmp_path):
     documents = rendered(SHAPES["gpu_from_init"], tmp_path)
-    assert container(documents)["resources"]["limits"]["nvidia.com/gpu"] == 2
+    assert container(documents)["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "--device=cuda" in container(documents)["args"]
 
 
