@@ -82,7 +82,7 @@ class TpaAttentionImpl final : public TpaAttention {
       : options_(std::move(options)), device_(device) {}
 
   std::string Slow(const AttentionSpec& spec, DType pages) const override {
-    if (!DecodeConfig(spec, pages, device_)) {
+    if (pages == DType::kF32 || !DecodeConfig(spec, pages, device_)) {
       return fmt::format("{} heads of {}, ranks {} and {}, over {} pages", spec.n_heads, spec.head_dim,
                          spec.k.rank, spec.v.rank, NameOf(pages));
     }
