@@ -13,7 +13,7 @@ namespace t6::testing {
 namespace {
 
 // Every token of the scratch gets its keys and values once: from pages, or those of the step's own rows from
-// the rows, or zeros.
+// the rows, or zeros. Tiles cover their rows, and a chunk's last tile is not much smaller than the others.
 void ExpectScratchIsWrittenOnce(const StepPlan& step, const cuda::RowsPlanOptions& options,
                                 const cuda::RowsPlan& plan) {
   std::vector<int> whole(plan.n_scratch_tokens, 0), stored(plan.n_scratch_tokens, 0);
@@ -25,6 +25,12 @@ void ExpectScratchIsWrittenOnce(const StepPlan& step, const cuda::RowsPlanOption
   for (const cuda::PrefillTile& tile : plan.tiles) {
     EXPECT_LE(tile.n_rows, options.prefill_tile_rows);
     for (int row = tile.row; row < tile.row + tile.n_rows; ++row) ++tiled.at(row);
+    for (const cuda::PrefillTile& next : plan.tiles) {
+      const bool follows = next.row == tile.row + tile.n_rows && next.scratch_token == tile.scratch_token;
+      if (follows && next.n_rows <= options.prefill_tile_rows / 3) {
+        ADD_FAILURE() << "a last tile of " << next.n_rows << " rows behind one of " << tile.n_rows;
+      }
+    }
   }
   EXPECT_LE(tiled.empty() ? 0 : *std::max_element(tiled.begin(), tiled.end()), 1);
   if (!options.stores_rows) {

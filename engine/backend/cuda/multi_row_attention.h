@@ -14,6 +14,7 @@ namespace t6::cuda {
 
 struct MultiRowOptions {
   // Chunks of at least so many rows go to the prefill kernel, where it has their head_dim; 0: none does.
+  // And more than a block has, where their context is not much longer than they are.
   int min_prefill_rows = 256;
   bool stores = true;          // Run stores the step's factors where it can, with the queries
   bool always_shares = false;  // rows on the same pages attend together even where that takes longer

@@ -20,19 +20,44 @@ struct PrefillTraits {
   static constexpr int kQueryBytes = kPrefillTileRows * 128, kBlockBytes = kTokens * 128;
 };
 
+// What consumers know of a task, in shared memory.
+struct PrefillTask {
+  int32_t row, n_rows;
+  int32_t head;  // of the pass
+  int32_t first_position;
+  int32_t n_blocks;  // of tokens that its last row sees; 0: there are no more tasks
+
+  static constexpr int kBytes = 32;
+  __device__ void Write(uint32_t to) const {
+    ptx::StoreShared16Bytes(to, {static_cast<uint32_t>(row), static_cast<uint32_t>(n_rows),
+                                 static_cast<uint32_t>(head), static_cast<uint32_t>(first_position)});
+    ptx::StoreShared32(to + 16, n_blocks);
+  }
+  __device__ static PrefillTask Read(uint32_t from) {
+    const uint4 x = ptx::LoadShared(from);
+    return {static_cast<int32_t>(x.x), static_cast<int32_t>(x.y), static_cast<int32_t>(x.z),
+            static_cast<int32_t>(x.w), static_cast<int32_t>(ptx::LoadShared32(from + 16))};
+  }
+};
+
 struct PrefillShared {
   using T = PrefillTraits;
+  // Two whose queries are there or under way, and those before, whose output may not be written yet.
+  static constexpr int kTasks = 4;
   static constexpr int kKeysOffset = 2 * T::kQueryBytes;
   static constexpr int kValuesOffset = kKeysOffset + T::kStages * T::kBlockBytes;
   static constexpr int kBarrierOffset = kValuesOffset + T::kStages * T::kBlockBytes;
   static constexpr int kTaskOffset = kBarrierOffset + (4 * T::kStages + 4) * 8;
-  static constexpr int kBytes = kTaskOffset + 16;
+  static_assert(kTaskOffset % 16 == 0);
+  static constexpr int kBytes = kTaskOffset + kTasks * PrefillTask::kBytes;
 
   uint32_t base;
-  volatile int* task;  // [2]
 
-  __device__ explicit PrefillShared(unsigned char* memory)
-      : base(ptx::SharedAddress(memory)), task(reinterpret_cast<int*>(memory + kTaskOffset)) {}
+  __device__ explicit PrefillShared(unsigned char* memory) : base(ptx::SharedAddress(memory)) {}
+  // The n-th of the block's tasks.
+  __device__ uint32_t Task(int n) const {
+    return base + kTaskOffset + (n & (kTasks - 1)) * PrefillTask::kBytes;
+  }
   __device__ uint32_t Query(int slot) const { return base + slot * T::kQueryBytes; }
   __device__ uint32_t Keys(int i) const { return base + kKeysOffset + i * T::kBlockBytes; }
   __device__ uint32_t Values(int i) const { return base + kValuesOffset + i * T::kBlockBytes; }
@@ -45,57 +70,66 @@ struct PrefillShared {
   __device__ uint32_t QueryEmpty(int slot) const { return Barrier(4 * T::kStages + 2 + slot); }
 };
 
-// Sections of heads, so that keys and values of a section stay in L2; in a section the longest tiles first.
-struct PrefillTask {
-  PrefillTile tile;
-  int head;      // of the pass
-  int n_blocks;  // of tokens that its last row sees
-
-  __device__ PrefillTask(const PrefillParams& p, int index) {
-    const int of_section = p.n_tiles * p.section_heads, section = index / of_section;
-    const int first = section * p.section_heads, heads = min(p.section_heads, p.n_heads - first);
-    const int rest = index - section * of_section;
-    tile = p.tiles[rest / heads];
-    head = first + rest % heads;
-    n_blocks = (tile.first_position + tile.n_rows + kPrefillBlockTokens - 1) / kPrefillBlockTokens;
-  }
-};
-
 #if T6_PTX_HAS_SM90
 
-// One thread: draws tasks and copies what they need, the last block of tokens first.
-__device__ void ProducePrefill(const PrefillParams& p, const PrefillMaps& maps, const PrefillShared& shared) {
+// One thread: draws tasks and copies what they need, the last block of tokens first. Sections of heads, so
+// that keys and values of a section stay in L2; in a section the longest tiles first.
+class PrefillProducer {
   using T = PrefillTraits;
-  const uint64_t policy = ptx::EvictNormalPolicy();
-  RingPosition at;
-  ptx::WaitForPriorKernels();
-  for (int n = 0;; ++n) {
-    const int slot = n & 1, index = atomicAdd(p.counter, 1);
-    ptx::BarrierWaitPatiently(shared.QueryEmpty(slot), ((n >> 1) & 1) ^ 1);
-    const bool exists = index < p.n_tiles * p.n_heads;
-    shared.task[slot] = exists ? index : -1;
-    if (!exists) {
-      ptx::BarrierArrive(shared.QueryFull(slot));
-      return;
-    }
-    const PrefillTask task(p, index);
-    ptx::BarrierExpectBytes(shared.QueryFull(slot), T::kQueryBytes);
-    ptx::CopyBox(shared.Query(slot), &maps.query, 0,
-                 (p.first_head + task.head) * p.query_rows + task.tile.row, shared.QueryFull(slot), policy);
-    const int row = task.head * p.n_scratch_tokens + task.tile.scratch_token;
-    for (int block = task.n_blocks - 1; block >= 0; --block) {
-      ptx::BarrierWaitPatiently(shared.KeysEmpty(at.stage), at.parity ^ 1);
-      ptx::BarrierExpectBytes(shared.KeysFull(at.stage), T::kBlockBytes);
-      ptx::CopyBox(shared.Keys(at.stage), &maps.keys, 0, row + block * T::kTokens, shared.KeysFull(at.stage),
-                   policy);
-      ptx::BarrierWaitPatiently(shared.ValuesEmpty(at.stage), at.parity ^ 1);
-      ptx::BarrierExpectBytes(shared.ValuesFull(at.stage), T::kBlockBytes);
-      ptx::CopyBox(shared.Values(at.stage), &maps.values, 0, row + block * T::kTokens,
-                   shared.ValuesFull(at.stage), policy);
-      at.Advance(T::kStages);
+
+ public:
+  __device__ PrefillProducer(const PrefillParams& p, const PrefillMaps& maps, const PrefillShared& shared)
+      : p_(p), maps_(maps), shared_(shared), policy_(ptx::EvictNormalPolicy()) {}
+
+  __device__ void Run() {
+    int index = atomicAdd(p_.counter, 1);
+    for (int n = 0;; ++n) {
+      const int next = atomicAdd(p_.counter, 1);  // comes while the task's copies are asked for
+      const int slot = n & 1;
+      ptx::BarrierWaitPatiently(shared_.QueryEmpty(slot), ((n >> 1) & 1) ^ 1);
+      if (index >= p_.n_tiles * p_.n_heads) {
+        PrefillTask{}.Write(shared_.Task(n));
+        ptx::BarrierArrive(shared_.QueryFull(slot));
+        return;
+      }
+      Copy(index, n);
+      index = next;
     }
   }
-}
+
+ private:
+  __device__ void Copy(int index, int n) {
+    const int of_section = p_.n_tiles * p_.section_heads, section = index / of_section;
+    const int first = section * p_.section_heads, heads = min(p_.section_heads, p_.n_heads - first);
+    const int rest = index - section * of_section, head = first + rest % heads;
+    const PrefillTile tile = p_.tiles[rest / heads];
+    const int n_blocks = (tile.first_position + tile.n_rows + T::kTokens - 1) / T::kTokens;
+    PrefillTask{tile.row, tile.n_rows, head, tile.first_position, n_blocks}.Write(shared_.Task(n));
+    const uint32_t full = shared_.QueryFull(n & 1);
+    ptx::BarrierExpectBytes(full, T::kQueryBytes);
+    ptx::CopyBox(shared_.Query(n & 1), &maps_.query, 0, (p_.first_head + head) * p_.query_rows + tile.row,
+                 full, policy_);
+    const int row = head * p_.n_scratch_tokens + tile.scratch_token;
+    for (int block = n_blocks - 1; block >= 0; --block) {
+      CopyBlock(&maps_.keys, row + block * T::kTokens, shared_.Keys(at_.stage), shared_.KeysFull(at_.stage),
+                shared_.KeysEmpty(at_.stage));
+      CopyBlock(&maps_.values, row + block * T::kTokens, shared_.Values(at_.stage),
+                shared_.ValuesFull(at_.stage), shared_.ValuesEmpty(at_.stage));
+      at_.Advance(T::kStages);
+    }
+  }
+  __device__ void CopyBlock(const CUtensorMap* map, int row, uint32_t to, uint32_t full, uint32_t empty) {
+    ptx::BarrierWaitPatiently(empty, at_.parity ^ 1);
+    ptx::BarrierExpectBytes(full, T::kBlockBytes);
+    ptx::CopyBox(to, map, 0, row, full, policy_);
+  }
+
+  const PrefillParams& p_;
+  const PrefillMaps& maps_;
+  const PrefillShared& shared_;
+  const uint64_t policy_;
+  RingPosition at_;
+};
 
 // A warpgroup's 64 rows of a tile. A lane has rows l / 4 and l / 4 + 8 of its warp's 16.
 class PrefillConsumer {
@@ -108,13 +142,11 @@ class PrefillConsumer {
   __device__ void Run() {
     if (group_ == T::kGroups - 1) PassTurn();
     for (int n = 0;; ++n) {
-      const int slot = n & 1;
-      ptx::BarrierWait(shared_.QueryFull(slot), (n >> 1) & 1);
-      const int index = shared_.task[slot];
-      if (index < 0) return;
-      const PrefillTask task(p_, index);
-      Attend(task, slot);
-      if (group_ * 64 < task.tile.n_rows) Finish(task);
+      ptx::BarrierWait(shared_.QueryFull(n & 1), (n >> 1) & 1);
+      const PrefillTask task = PrefillTask::Read(shared_.Task(n));
+      if (task.n_blocks == 0) return;
+      Attend(task, n & 1);
+      if (group_ * 64 < task.n_rows) Finish(PrefillTask::Read(shared_.Task(n)));
     }
   }
 
@@ -126,8 +158,8 @@ class PrefillConsumer {
   }
 
   __device__ void Attend(const PrefillTask& task, int slot) {
-    const int first = task.tile.first_position + group_ * 64;  // position of this warpgroup's first row
-    const bool exists = group_ * 64 < task.tile.n_rows;
+    const int first = task.first_position + group_ * 64;  // position of this warpgroup's first row
+    const bool exists = group_ * 64 < task.n_rows;
     const int n_mine = exists ? min(task.n_blocks, (first + 63) / T::kTokens + 1) : 0;
     for (int block = task.n_blocks - 1; block >= n_mine; --block) Skip();
 #pragma unroll
@@ -250,39 +282,48 @@ class PrefillConsumer {
   }
 
   __device__ void Finish(const PrefillTask& task) {
+    const int column = (lane_ & 3) * 2;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      float scale = 1.0f / (rows_.Total(k) * p_.rank);
-      if (p_.head_norm_weight != nullptr) {
-        float square = 0.0f;
+      const float scale = 1.0f / (rows_.Total(k) * p_.rank);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) out_[4 * i + 2 * k] *= scale, out_[4 * i + 2 * k + 1] *= scale;
+      if (p_.head_norm_weight != nullptr) Norm(k, column);
+      const int row = group_ * 64 + warp_ * 16 + (lane_ >> 2) + 8 * k;
+      if (row >= task.n_rows) continue;
+      const int64_t at =
+          (static_cast<int64_t>(task.row + row) * p_.total_heads + p_.first_head + task.head) * T::kDim +
+          column;
+      if (p_.out_is_bf16) {
+        auto* to = static_cast<__nv_bfloat16*>(p_.out) + at;
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          const float x = out_[4 * i + 2 * k] * scale, y = out_[4 * i + 2 * k + 1] * scale;
-          square += x * x + y * y;
+          *reinterpret_cast<uint32_t*>(to + 8 * i) =
+              ptx::PackBf16(out_[4 * i + 2 * k], out_[4 * i + 2 * k + 1]);
         }
-        square += __shfl_xor_sync(~0u, square, 1);
-        square += __shfl_xor_sync(~0u, square, 2);
-        scale *= rsqrtf(square / T::kDim + p_.head_norm_eps);
-      }
-      const int row = group_ * 64 + warp_ * 16 + (lane_ >> 2) + 8 * k;
-      if (row >= task.tile.n_rows) continue;
-      const int64_t at =
-          (static_cast<int64_t>(task.tile.row + row) * p_.total_heads + p_.first_head + task.head) * T::kDim +
-          (lane_ & 3) * 2;
+      } else {
+        auto* to = static_cast<float*>(p_.out) + at;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float x = out_[4 * i + 2 * k] * scale, y = out_[4 * i + 2 * k + 1] * scale;
-        if (p_.head_norm_weight != nullptr) {
-          x *= p_.head_norm_weight[8 * i + (lane_ & 3) * 2],
-              y *= p_.head_norm_weight[8 * i + (lane_ & 3) * 2 + 1];
-        }
-        if (p_.out_is_bf16) {
-          *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p_.out) + at + 8 * i) =
-              ptx::PackBf16(x, y);
-        } else {
-          *reinterpret_cast<float2*>(static_cast<float*>(p_.out) + at + 8 * i) = make_float2(x, y);
+        for (int i = 0; i < 8; ++i) {
+          *reinterpret_cast<float2*>(to + 8 * i) = make_float2(out_[4 * i + 2 * k], out_[4 * i + 2 * k + 1]);
         }
       }
+    }
+  }
+  __device__ void Norm(int k, int column) {
+    float square = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float x = out_[4 * i + 2 * k], y = out_[4 * i + 2 * k + 1];
+      square += x * x + y * y;
+    }
+    square += __shfl_xor_sync(~0u, square, 1);
+    square += __shfl_xor_sync(~0u, square, 2);
+    const float scale = rsqrtf(square / T::kDim + p_.head_norm_eps);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float* weight = p_.head_norm_weight + 8 * i + column;
+      out_[4 * i + 2 * k] *= scale * weight[0], out_[4 * i + 2 * k + 1] *= scale * weight[1];
     }
   }
 
@@ -325,7 +366,10 @@ __global__ void __launch_bounds__(PrefillTraits::kThreads, 1)
   ptx::LetDependentsLaunch();
   if (group == T::kGroups) {
     wgmma::GiveRegisters<32>();
-    if (threadIdx.x == T::kGroups * 128) ProducePrefill(p, maps, shared);
+    if (threadIdx.x == T::kGroups * 128) {
+      ptx::WaitForPriorKernels();
+      PrefillProducer(p, maps, shared).Run();
+    }
   } else {
     wgmma::TakeRegisters<160>();
     PrefillConsumer(p, shared, group, threadIdx.x % 128).Run();

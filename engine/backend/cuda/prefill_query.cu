@@ -23,88 +23,99 @@ __device__ void Begin(const QueryCall& call) {
   for (int i = threadIdx.x; i < kMaxPrefillPasses; i += kThreads) call.counters[i] = 0;
 }
 
-// kRanks: at least R_Q; kRank: at least R_K = R_V, or 0 where nothing is stored. What is beyond is zeros.
+// kRanks: at least R_Q; kRank: at least R_K = R_V, or 0 where nothing is stored. B beyond is zeros.
 template <int kRanks, int kRank>
 struct FormTraits {
   static constexpr int kAll = kRanks + 2 * kRank;
   // A lane's numbers of a row, so many that its part of every B fits its registers.
   static constexpr int kNumbers = kAll <= 10 ? 8 : kAll <= 20 ? 4 : 2;
-  static constexpr int kLanes = kDim / kNumbers;       // that share a row
-  static constexpr int kWarpRows = 32 / kLanes;        // of a warp at once
-  static constexpr int kGroups = kRows / kWarpRows;    // of warps with the same rows
-  static constexpr int kScalars = (kAll + 3) / 4 * 4;  // of a head: A_Q A_K A_V
+  static constexpr int kLanes = kDim / kNumbers;     // that share a row
+  static constexpr int kWarpRows = 32 / kLanes;      // of a warp at once
+  static constexpr int kGroups = kRows / kWarpRows;  // of warps with the same rows
+  static constexpr int kFormedNumbers = kRows * (kAll + 1) * kDim;
 };
 
-// A block's rows in shared memory: of each B [kAll][d], rotated (B_Q with the logits' factors, B_K and B_V
-// as pages have them), then A [heads][kScalars].
+// Numbers between the projected rows in shared memory: a warp's rows in different banks.
+__host__ __device__ inline int ProjectedStride(int row_elements) { return (row_elements + 31) / 32 * 32 + 8; }
+
+// A block's rows in shared memory: every B [kAll][d], rotated (B_Q with the logits' factors, B_K and B_V as
+// pages have them), the angles, and the rows as they were projected.
 template <int kRanks, int kRank>
 struct FormedRows {
   using T = FormTraits<kRanks, kRank>;
   const QueryCall& call;
-  float* const factors;
-  const int row_elements, row_factors;
+  float* const formed;
+  const int row_elements;
   const int first_row, first_head, n_heads;  // the block's
 
   __device__ FormedRows(const QueryCall& c, float* shared, int elements, int split_heads)
       : call(c),
-        factors(shared),
+        formed(shared),
         row_elements(elements),
-        row_factors(T::kAll * kDim + split_heads * T::kScalars),
         first_row(blockIdx.x * kRows),
         first_head(blockIdx.y * split_heads),
         n_heads(min(split_heads, c.shape.n_heads - first_head)) {}
 
   __device__ bool Exists(int k) const { return first_row + k < call.n_rows; }
-  __device__ const float* Projected(int k) const {
-    return call.qkv + static_cast<int64_t>(min(first_row + k, call.n_rows - 1)) * row_elements;
+  __device__ float* B(int k, int r) const { return formed + (k * T::kAll + r) * kDim; }
+  __device__ float* Cos(int k) const { return formed + (kRows * T::kAll + k) * kDim; }
+  __device__ float* Sin(int k) const { return Cos(k) + kDim / 2; }
+  __device__ float* Projected(int k) const {
+    return formed + T::kFormedNumbers + k * ProjectedStride(row_elements);
   }
-  __device__ float* B(int k, int r) const { return factors + k * row_factors + r * kDim; }
-  __device__ float* A(int k, int head) const { return B(k, T::kAll) + head * T::kScalars; }
   // Of a projected row: where A of the keys begins, or of the values. B is behind it.
   __device__ int Stored(bool is_value) const {
     const DecodeShape& shape = call.shape;
     return (shape.rank_q + (is_value ? shape.rank : 0)) * (shape.n_heads + kDim);
   }
 
-  // A warp for each B of a row.
-  __device__ void LoadB(int warp, int lane) const {
+  // Everything asked for at once.
+  __device__ void Load() const {
+    const int stride = call.qkv_stride > 0 ? call.qkv_stride : row_elements;
+    const bool vectors = stride % 4 == 0 && reinterpret_cast<uintptr_t>(call.qkv) % 16 == 0;
+    for (int k = 0; k < kRows; ++k) {
+      const float* from = call.qkv + static_cast<int64_t>(first_row + k) * stride;
+      float* to = Projected(k);
+      if (!Exists(k)) {
+        for (int i = threadIdx.x; i < row_elements; i += kThreads) to[i] = 0.0f;
+      } else if (vectors) {
+        for (int i = threadIdx.x; i < (row_elements + 3) / 4; i += kThreads) {
+          ptx::CopyChunk(ptx::SharedAddress(to + 4 * i), from + 4 * i);
+        }
+      } else {
+        for (int i = threadIdx.x; i < row_elements; i += kThreads) to[i] = from[i];
+      }
+    }
+    const int half = call.shape.rotary_dim / 2;
+    for (int i = threadIdx.x; i < kRows * kDim / 2; i += kThreads) {
+      const int k = i / (kDim / 2), pair = i % (kDim / 2);
+      if (!Exists(k) || pair >= half) continue;
+      const int64_t at = static_cast<int64_t>(call.positions[first_row + k]) * half + pair;
+      Cos(k)[pair] = call.cos[at], Sin(k)[pair] = call.sin[at];
+    }
+    ptx::WaitForChunks();
+    __syncthreads();
+  }
+
+  __device__ void FormB() const {
     const DecodeShape& shape = call.shape;
     const int half = shape.rotary_dim / 2;
-#pragma unroll 5
-    for (int item = warp; item < kRows * T::kAll; item += kWarps) {
-      const int k = item / T::kAll, r = item % T::kAll;
+#pragma unroll 4
+    for (int item = threadIdx.x; item < kRows * T::kAll * kDim; item += kThreads) {
+      const int i = item % kDim, r = item / kDim % T::kAll, k = item / kDim / T::kAll;
       const bool is_query = r < kRanks;
       const bool is_value = r >= kRanks + kRank;
       const int own = is_query ? r : r - kRanks - (is_value ? kRank : 0);
-      const bool exists = Exists(k) && own < (is_query ? shape.rank_q : shape.rank);
       const int from =
           is_query ? shape.rank_q * shape.n_heads : Stored(is_value) + shape.rank * shape.n_heads;
-      const float* x = Projected(k) + from + own * kDim;
-      const int64_t angle = exists ? static_cast<int64_t>(call.positions[first_row + k]) * half : 0;
-#pragma unroll
-      for (int i = lane; i < kDim; i += 32) {
-        float value = 0.0f;
-        if (exists) value = is_value ? x[i] : Rotated(x, i, half, call.cos + angle, call.sin + angle);
-        B(k, r)[i] = is_query ? value * (shape.logit_scale * kLog2E) : Bf16(value);
+      float value = 0.0f;
+      if (Exists(k) && own < (is_query ? shape.rank_q : shape.rank)) {
+        const float* x = Projected(k) + from + own * kDim;
+        value = is_value ? x[i] : Rotated(x, i, half, Cos(k), Sin(k));
       }
+      B(k, r)[i] = is_query ? value * (shape.logit_scale * kLog2E) : Bf16(value);
     }
-  }
-  __device__ void LoadA() const {
-    const DecodeShape& shape = call.shape;
-#pragma unroll 2
-    for (int i = threadIdx.x; i < n_heads * T::kScalars; i += kThreads) {
-      const int head = i / T::kScalars, r = i % T::kScalars;
-      const bool is_query = r < kRanks;
-      const bool is_value = r >= kRanks + kRank;
-      const int own = is_query ? r : r - kRanks - (is_value ? kRank : 0);
-      const int rank = is_query ? shape.rank_q : shape.rank;
-      const int from = (is_query ? 0 : Stored(is_value)) + (first_head + head) * rank + own;
-#pragma unroll
-      for (int k = 0; k < kRows; ++k) {
-        const float x = r < T::kAll && own < rank && Exists(k) ? Projected(k)[from] : 0.0f;
-        A(k, head)[r] = is_query ? x : Bf16(x);
-      }
-    }
+    __syncthreads();
   }
 
   // Into the pages: A_K and A_V of the block's heads, tokens side by side; the first split B_K and B_V.
@@ -122,19 +133,21 @@ struct FormedRows {
     const auto half_of = [&](int slot, bool is_value) {
       return static_cast<__nv_bfloat16*>(call.pages) + (slot / 64 * 2 + is_value) * half_numbers;
     };
-    for (int i = threadIdx.x; i < n_heads * 2 * shape.rank; i += kThreads) {
-      const int head = i % n_heads, own = i / n_heads % shape.rank;
-      const bool is_value = i >= n_heads * shape.rank;
-      const int r = kRanks + (is_value ? kRank : 0) + own;
-      const int to = shape.rank * 64 * kDim + (own * shape.n_heads + first_head + head) * 64;
+    const int of_factor = n_heads * shape.rank;
+    for (int i = threadIdx.x; i < 2 * of_factor; i += kThreads) {
+      const bool is_value = i >= of_factor;
+      const int number = i - (is_value ? of_factor : 0), head = number / shape.rank, r = number % shape.rank;
+      const int from = Stored(is_value) + first_head * shape.rank + number;
+      const int to = shape.rank * 64 * kDim + (r * shape.n_heads + first_head + head) * 64;
       if (together) {
-        *reinterpret_cast<uint2*>(half_of(slots[0], is_value) + to + slots[0] % 64) = make_uint2(
-            ptx::PackBf16(A(0, head)[r], A(1, head)[r]), ptx::PackBf16(A(2, head)[r], A(3, head)[r]));
+        *reinterpret_cast<uint2*>(half_of(slots[0], is_value) + to + slots[0] % 64) =
+            make_uint2(ptx::PackBf16(Projected(0)[from], Projected(1)[from]),
+                       ptx::PackBf16(Projected(2)[from], Projected(3)[from]));
       } else {
 #pragma unroll
         for (int k = 0; k < kRows; ++k) {
           if (slots[k] < 0) continue;
-          half_of(slots[k], is_value)[to + slots[k] % 64] = __float2bfloat16(A(k, head)[r]);
+          half_of(slots[k], is_value)[to + slots[k] % 64] = __float2bfloat16(Projected(k)[from]);
         }
       }
     }
@@ -142,8 +155,7 @@ struct FormedRows {
     for (int item = warp; item < kRows * 2 * shape.rank; item += kWarps) {
       const int k = item / (2 * shape.rank), own = item % shape.rank;
       const bool is_value = item % (2 * shape.rank) >= shape.rank;
-      if (!Exists(k)) continue;
-      const int slot = call.slots[first_row + k];
+      const int slot = Exists(k) ? call.slots[first_row + k] : -1;
       if (slot < 0) continue;
       const float* b = B(k, kRanks + (is_value ? kRank : 0) + own) + 2 * lane;
       reinterpret_cast<uint32_t*>(half_of(slot, is_value) + (own * 64 + slot % 64) * kDim)[lane] =
@@ -152,14 +164,16 @@ struct FormedRows {
   }
 };
 
-// kNumbers of the sum of kTerms rank-one terms, bfloat16.
-template <int kTerms, int kNumbers>
+// kNumbers of the sum of kTerms rank-one terms, bfloat16. Scalars are of one head; those of terms beyond the
+// rank are another's, and their B zero.
+template <bool kRounds, int kTerms, int kNumbers>
 __device__ void FormInto(void* to, const float* scalars, const float (&b)[kTerms][kNumbers]) {
   float x[kNumbers] = {};
 #pragma unroll
   for (int r = 0; r < kTerms; ++r) {
+    const float scalar = kRounds ? Bf16(scalars[r]) : scalars[r];
 #pragma unroll
-    for (int i = 0; i < kNumbers; ++i) x[i] = fmaf(scalars[r], b[r][i], x[i]);
+    for (int i = 0; i < kNumbers; ++i) x[i] = fmaf(scalar, b[r][i], x[i]);
   }
   uint32_t words[kNumbers / 2];
 #pragma unroll
@@ -197,9 +211,8 @@ __global__ void __launch_bounds__(kThreads, FormTraits<kRanks, kRank>::kAll <= 2
   const FormedRows<kRanks, kRank> rows(call, shared, row_elements, split_heads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   Begin(call);
-  rows.LoadB(warp, lane);
-  rows.LoadA();
-  __syncthreads();
+  rows.Load();
+  rows.FormB();
   if constexpr (kRank > 0) rows.Store(warp, lane);
 
   const int k = warp % T::kGroups * T::kWarpRows + lane / T::kLanes, at = lane % T::kLanes * kNumbers;
@@ -212,23 +225,20 @@ __global__ void __launch_bounds__(kThreads, FormTraits<kRanks, kRank>::kAll <= 2
     LoadTerms(rows.B(k, kRanks + kRank) + at, value);
     if (call.scratch_tokens != nullptr && row < call.n_rows + call.n_zeros) token = call.scratch_tokens[row];
   }
-  for (int head = warp / T::kGroups; head < rows.n_heads; head += kWarps / T::kGroups) {
-    float scalars[T::kScalars];
-#pragma unroll
-    for (int i = 0; i < T::kScalars; i += 4) {
-      const float4 x = *reinterpret_cast<const float4*>(rows.A(k, head) + i);
-      scalars[i] = x.x, scalars[i + 1] = x.y, scalars[i + 2] = x.z, scalars[i + 3] = x.w;
-    }
-    const int64_t all = rows.first_head + head;
+  const float *projected = rows.Projected(k), *keys = projected + rows.Stored(false),
+              *values = projected + rows.Stored(true);
+  for (int i = warp / T::kGroups; i < rows.n_heads; i += kWarps / T::kGroups) {
+    const int head = rows.first_head + i;
     if (row < call.n_rows) {
-      FormInto(static_cast<__nv_bfloat16*>(call.queries) + (all * call.query_rows + row) * kDim + at, scalars,
-               query);
+      FormInto<false>(
+          static_cast<__nv_bfloat16*>(call.queries) + (int64_t{head} * call.query_rows + row) * kDim + at,
+          projected + head * call.shape.rank_q, query);
     }
     if constexpr (kRank > 0) {
-      if (token < 0 || all >= call.n_heads) continue;
-      const int64_t to = (all * call.n_scratch_tokens + token) * kDim + at;
-      FormInto(static_cast<__nv_bfloat16*>(call.keys) + to, scalars + kRanks, key);
-      FormInto(static_cast<__nv_bfloat16*>(call.values) + to, scalars + kRanks + kRank, value);
+      if (token < 0 || head >= call.n_heads) continue;
+      const int64_t to = (int64_t{head} * call.n_scratch_tokens + token) * kDim + at;
+      FormInto<true>(static_cast<__nv_bfloat16*>(call.keys) + to, keys + head * call.shape.rank, key);
+      FormInto<true>(static_cast<__nv_bfloat16*>(call.values) + to, values + head * call.shape.rank, value);
     }
   }
 }
@@ -238,12 +248,13 @@ __global__ void __launch_bounds__(kThreads)
     RotateQueries(const __grid_constant__ QueryCall call, const int row_elements, const int /*split_heads*/) {
   const DecodeShape& shape = call.shape;
   const int row = blockIdx.x, half = shape.rotary_dim / 2, pair = threadIdx.x % 32;
+  const int stride = call.qkv_stride > 0 ? call.qkv_stride : row_elements;
   const float scale = shape.logit_scale * kLog2E;
   Begin(call);
   const int64_t angle = static_cast<int64_t>(call.positions[row]) * half;
   const float *cos = call.cos + angle, *sin = call.sin + angle;
   for (int head = threadIdx.x / 32; head < shape.n_heads; head += kWarps) {
-    const float* q = call.qkv + static_cast<int64_t>(row) * row_elements + head * kDim;
+    const float* q = call.qkv + static_cast<int64_t>(row) * stride + head * kDim;
     reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(call.queries) +
                                 (static_cast<int64_t>(head) * call.query_rows + row) * kDim)[pair] =
         ptx::PackBf16(Rotated(q, 2 * pair, half, cos, sin) * scale,
@@ -260,8 +271,7 @@ cudaError_t Launch(QueryKernel kernel, const QueryCall& call, dim3 grid, int sha
   if (error == cudaSuccess) error = PreferShared(pointer);
   if (error != cudaSuccess) return error;
   const OverlappedLaunch launch(grid, kThreads, shared, stream, true);
-  const int stride = call.qkv_stride > 0 ? call.qkv_stride : call.shape.qkv_elements();
-  return cudaLaunchKernelEx(launch.config(), kernel, call, stride, split_heads);
+  return cudaLaunchKernelEx(launch.config(), kernel, call, call.shape.qkv_elements(), split_heads);
 }
 
 // Heads are split where rows alone leave multiprocessors without a block.
@@ -271,7 +281,8 @@ cudaError_t LaunchFormed(const QueryCall& call, cudaStream_t stream) {
   const int h = call.shape.n_heads, blocks = (call.n_rows + call.n_zeros + kRows - 1) / kRows;
   const int splits = std::clamp(kMinBlocks / blocks, 1, (h + kWarps - 1) / kWarps);
   const int split_heads = (h + splits - 1) / splits;
-  const int shared = kRows * (T::kAll * kDim + split_heads * T::kScalars) * static_cast<int>(sizeof(float));
+  const int shared = (T::kFormedNumbers + kRows * ProjectedStride(call.shape.qkv_elements())) *
+                     static_cast<int>(sizeof(float));
   return Launch(&FormRows<kRanks, kRank>, call, dim3(blocks, (h + split_heads - 1) / split_heads), shared,
                 split_heads, stream);
 }

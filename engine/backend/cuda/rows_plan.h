@@ -56,7 +56,8 @@ struct RowsPlanOptions {
   int n_heads = 0;
   int group_heads[kNumRowsWidths] = {};  // heads of a task, for each width
   int max_partial_rows = 0;
-  // Chunks of at least so many rows go to the prefill kernel, where their tokens fit; 0: none do.
+  // Chunks of at least so many rows go to the prefill kernel, where their tokens fit, and those of more than
+  // a block on a short context; 0: none do.
   int min_prefill_rows = 0;
   int prefill_tile_rows = 0, prefill_block_tokens = 0;
   int max_scratch_tokens = 0;
