@@ -167,6 +167,35 @@ TEST(CudaRowsPlan, RowsShareAPrefixWhereAWholeStepIsFaster) {
   for (const int rows : {2, 8}) EXPECT_FALSE(shares(47, 56832, rows, 512)) << rows;
 }
 
+// Few rows on a long context: multiprocessors that get a task have one, or shorter ones that end as soon.
+TEST(CudaRowsPlan, ALongContextKeepsEveryMultiprocessorBusy) {
+  constexpr int kRows = 50, kLength = 100050, kBlocks = 132, kTaskPages = 4;
+  StepPlan step;
+  step.Clear();
+  for (int i = 0; i < kRows; ++i) step.token_ids.push_back(0), step.positions.push_back(kLength - kRows + i);
+  step.row_begin.push_back(kRows), step.context_len.push_back(kLength);
+  for (int i = 0; i < kLength; i += kPageTokens) step.page_ids.push_back(i / kPageTokens);
+  step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
+  const cuda::RowsPlanOptions options{
+      .n_blocks = kBlocks, .n_heads = 78, .group_heads = {12, 6, 4, 4}, .max_partial_rows = 2000};
+  cuda::RowsPlan plan;
+  cuda::MakeRowsPlan(step, 2, options, &plan);
+  const cuda::RowsTasks& tasks = plan.by_width[2];
+  int most = 0, total = 0;
+  for (int block = 0; block < kBlocks; ++block) {
+    int pages = 0;
+    for (int i = tasks.block_begin[block]; i < tasks.block_begin[block + 1]; ++i) {
+      pages += tasks.tasks[i].n_pages + kTaskPages;
+      total += tasks.tasks[i].n_pages;
+    }
+    most = std::max(most, pages);
+  }
+  EXPECT_EQ(total, 1564 * 20);
+  EXPECT_LE(most, 1.035 * total / kBlocks) << "of " << total / kBlocks << " pages a multiprocessor";
+  ASSERT_EQ(plan.merges.size(), size_t{kRows});
+  EXPECT_EQ(plan.merges[0].n[0], 7);
+}
+
 // Pages that the rows kernel cannot read: every chunk is a tile, nothing is shared, and a step without room
 // for all is left to another path whole.
 TEST(CudaRowsPlan, PrefillOnlyPlansEveryChunkOrNothing) {

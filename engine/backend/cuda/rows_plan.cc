@@ -23,6 +23,13 @@ int WidthOf(int n_rows) {
   return i;
 }
 
+// How a width's blocks are cut: into equal splits of at most so many pages, or into splits of just so many
+// and what is left.
+struct Cut {
+  int pages = 0;
+  bool is_even = true;
+};
+
 // Rows that attend to the same pages.
 struct Block {
   RowsTask task;   // its pages and rows; head and partial_row come later
@@ -184,13 +191,13 @@ class Planner {
   }
 
   // The time of a width's tasks, in pages, when the longest are dealt first.
-  int64_t Makespan(int width, int split_pages) {
+  int64_t Makespan(int width, Cut cut) {
     sizes_.clear();
     for (const Block& b : blocks_) {
       if (b.width != width) continue;
-      const int splits = Splits(b, split_pages), groups = Groups(width);
+      const int splits = Splits(b, cut.pages), groups = Groups(width);
       for (int i = 0; i < splits; ++i) {
-        sizes_.insert(sizes_.end(), groups, SplitBegin(b, i + 1, splits) - SplitBegin(b, i, splits));
+        sizes_.insert(sizes_.end(), groups, SplitBegin(b, i + 1, cut) - SplitBegin(b, i, cut));
       }
     }
     std::sort(sizes_.begin(), sizes_.end(), std::greater<>());
@@ -204,11 +211,12 @@ class Planner {
     }
     return most;
   }
-  static int SplitBegin(const Block& b, int split, int splits) {
-    return static_cast<int>(static_cast<int64_t>(b.task.n_pages) * split / splits);
+  int SplitBegin(const Block& b, int split, Cut cut) {
+    if (!cut.is_even) return std::min(split * cut.pages, b.task.n_pages);
+    return static_cast<int>(static_cast<int64_t>(b.task.n_pages) * split / Splits(b, cut.pages));
   }
 
-  int ChooseSplitPages(int width) {
+  Cut ChooseCut(int width) {
     int64_t total = 0;
     int most_pages = 1;
     for (const Block& b : blocks_) {
@@ -219,13 +227,13 @@ class Planner {
     // Partial rows that are taken, and those that the widths to come cannot do without.
     int64_t others = partial_rows_;
     for (const Block& b : blocks_) others += b.width > width && b.is_merged ? b.task.n_rows : 0;
-    int best = most_pages;
+    Cut best{most_pages};
     int64_t best_time = Makespan(width, best);
-    const auto consider = [&](int64_t pages) {
-      const int split_pages = static_cast<int>(std::clamp<int64_t>(pages, 1, most_pages));
-      if (PartialRows(width, split_pages) + others > options_.max_partial_rows) return;
-      const int64_t time = Makespan(width, split_pages);
-      if (time < best_time) best = split_pages, best_time = time;
+    const auto consider = [&](int64_t pages, bool is_even = true) {
+      const Cut cut{static_cast<int>(std::clamp<int64_t>(pages, 1, most_pages)), is_even};
+      if (PartialRows(width, cut.pages) + others > options_.max_partial_rows) return;
+      const int64_t time = Makespan(width, cut);
+      if (time < best_time) best = cut, best_time = time;
     };
     for (int waves = 1; waves <= 3; ++waves) {
       const int64_t share = CeilDiv(total, static_cast<int64_t>(options_.n_blocks) * waves);
@@ -234,14 +242,23 @@ class Planner {
       const int splits = options_.n_blocks * waves / Groups(width);
       if (splits > 0) consider(CeilDiv(most_pages, splits));
     }
+    // One split for each multiprocessor as far as the groups go, all groups of a split at once, so that they
+    // find its pages in L2; the multiprocessors that are left do a shorter split's groups in as many rounds
+    // as that takes: splits * pages + left = most_pages, rounds * (left + kTaskPages) = pages + kTaskPages.
+    const int groups = Groups(width), splits = options_.n_blocks / groups;
+    const int left_blocks = options_.n_blocks - splits * groups;
+    if (splits > 0 && left_blocks > 0) {
+      const int rounds = CeilDiv(groups, left_blocks);
+      consider(CeilDiv(int64_t{rounds} * most_pages + (rounds - 1) * kTaskPages, rounds * splits + 1), false);
+    }
     return best;
   }
 
   void DealTasks(int width) {
-    const int split_pages = ChooseSplitPages(width);
+    const Cut cut = ChooseCut(width);
     tasks_.clear();
     for (const Block& b : blocks_) {
-      if (b.width == width) SplitBlock(b, split_pages);
+      if (b.width == width) SplitBlock(b, cut);
     }
     std::stable_sort(tasks_.begin(), tasks_.end(),
                      [](const RowsTask& a, const RowsTask& b) { return a.n_pages > b.n_pages; });
@@ -262,13 +279,13 @@ class Planner {
     }
   }
 
-  void SplitBlock(const Block& block, int split_pages) {
-    const int splits = Splits(block, split_pages);
+  void SplitBlock(const Block& block, Cut cut) {
+    const int splits = Splits(block, cut.pages);
     const bool merges = splits > 1 || block.is_merged;
     if (merges) AddMerges(block, splits);
     for (int split = 0; split < splits; ++split) {
       RowsTask task = block.task;
-      const int begin = SplitBegin(block, split, splits), end = SplitBegin(block, split + 1, splits);
+      const int begin = SplitBegin(block, split, cut), end = SplitBegin(block, split + 1, cut);
       task.page_offset += begin, task.first_token += begin * kPageTokens, task.n_pages = end - begin;
       task.partial_row = merges ? partial_rows_ + split * task.n_rows : -1;
       for (int head = 0; head < options_.n_heads; head += options_.group_heads[block.width]) {
