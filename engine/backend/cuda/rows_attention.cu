@@ -36,7 +36,8 @@ cudaError_t MakeRowsPageMaps(const RowsInstance& instance, const DecodeShape& sh
   const int64_t rows = n_pages * 2 * shape.half_rows();
   const cudaError_t error =
       MakeTensorMap(pages, rows, 64, std::min(shape.rank * shape.head_dim, 256), &maps->factors);
-  return error != cudaSuccess ? error : MakeTensorMap(pages, rows, 64, instance.block_heads, &maps->heads);
+  if (error != cudaSuccess) return error;
+  return MakeTensorMap(pages, rows, 64, 64, instance.block_heads, &maps->heads, false);
 }
 
 cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, const RowsMaps& maps,

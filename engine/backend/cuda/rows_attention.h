@@ -30,7 +30,7 @@ struct RowsParams {
 
 struct RowsMaps {
   CUtensorMap factors;  // pages as rows of 128 bytes, boxes of B's rows
-  CUtensorMap heads;    // the same, boxes of a task's heads
+  CUtensorMap heads;    // the same, boxes of a task's heads, not swizzled: warps read one row at a time
 };
 
 // A compiled kernel.

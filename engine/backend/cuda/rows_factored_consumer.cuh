@@ -110,13 +110,11 @@ class FactoredConsumer {
     Arrive(shared_.Empty(stage));
   }
 
-  // A of one rank for the lane's columns 8 i + 2 (l % 4) and the next, as a pair. Of `row`, an exclusive-or
-  // away: the swizzle moves only the bits that i has.
+  // A of one rank for the lane's columns 8 i + 2 (l % 4) and the next, as a pair.
   __device__ uint32_t FactorRow(uint32_t stage, int rank) const {
-    return stage + kR * T::kRankBytes + rank * T::kHeadBytes + head_ * 128 + ((head_ & 7) << 4) +
-           (lane_ & 3) * 4;
+    return stage + kR * T::kRankBytes + rank * T::kHeadBytes + head_ * 128 + (lane_ & 3) * 4;
   }
-  __device__ static uint32_t TokenFactors(uint32_t row, int i) { return ptx::LoadShared32(row ^ (i << 4)); }
+  __device__ static uint32_t TokenFactors(uint32_t row, int i) { return ptx::LoadShared32(row + (i << 4)); }
 
   // score_[0] = sum over r of a_r score_[r].
   __device__ void Combine(uint32_t stage) {

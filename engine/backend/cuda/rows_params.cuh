@@ -38,8 +38,8 @@ struct FactoredTraits {
 };
 
 // Blocks of up to kRows rows from expanded keys and values: two weigher warpgroups, each with heads of its
-// own, a collector warpgroup for all of them, and a producer warp whose stages, halves of pages, the former
-// and the latter read in turns.
+// own, a collector warpgroup for all heads, and a producer warp whose stages, halves of pages, the former and
+// the latter read in turns.
 template <int kRankT, int kRowsT, int kHeadsT>
 struct ExpandedTraits {
   static constexpr int kRank = kRankT;         // R_K = R_V
@@ -48,17 +48,20 @@ struct ExpandedTraits {
   static constexpr int kWeighers = 2, kOwnHeads = kBlockHeads / kWeighers;
   static constexpr int kThreads = (kWeighers + 2) * 128;
   // Of a thread: together what the kernel starts with, a share of the multiprocessor's 64 Ki.
-  static constexpr int kWeigherRegisters = kRows > 56 || kRank > 2 ? 136 : 144;
+  static constexpr int kWeigherRegisters = kRank > 3 || (kRank > 2 && kRows > 56) ? 136
+                                           : kRank > 2 || kRows > 56              ? 144
+                                                                                  : 152;
   static constexpr int kProducerRegisters = 24;
   static constexpr int kCollectorRegisters = 512 - kProducerRegisters - kWeighers * kWeigherRegisters;
-  static constexpr int kValueParts = 2;        // products of a page and a head: groups of them
-  static constexpr int kRankBytes = 64 * 128;  // one rank of B in a page
+  static constexpr int kRankBytes = 64 * 128;                                  // one rank of B in a page
   static constexpr int kHeadBytes = (kBlockHeads * 128 + 1023) / 1024 * 1024;  // one rank of A, padded
   static constexpr int kStageBytes = kRank * (kRankBytes + kHeadBytes);
   static constexpr int kBarrierBytes = 1024;
   static constexpr int kTileBytes = kRows * 128;  // queries of a head, or weights of a head and a page
-  static constexpr int kWeightTiles = kRank <= 3 ? 3 : 2;  // of each weigher
-  // Bases of two tasks, four warps' sums, and their greatest scores of one head of each weigher.
+  // Of each weigher: those of one page follow each other, so that a slot of the ring is a page's.
+  static constexpr int kWeightSlots = kRank > 3 ? 1 : 2;
+  static constexpr int kWeightTiles = kWeightSlots * kOwnHeads;
+  // Bases of two tasks, warps' sums, and four warps' greatest scores of one head of each weigher.
   static constexpr int kNumbers = (2 + 4) * kBlockHeads * kRows + kWeighers * 4 * kRows;
   static constexpr int kNumberBytes = (kNumbers * 4 + 1023) / 1024 * 1024;
   static constexpr int kRingBytes =
@@ -69,13 +72,11 @@ struct ExpandedTraits {
   static_assert(kStages >= 4);
   static constexpr int kSharedBytes = kRowsMaxShared - kRingBytes + kStages * kStageBytes;
 };
-inline constexpr int kRowsAgainBarrier = 1, kRowsCollectorBarrier = 2, kRowsWeigherBarrier = 3;
+inline constexpr int kRowsAgainBarrier = 1, kRowsCollectorBarrier = 2, kRowsWeigherBarrier = 3;  // and 4
 
-// A lane's number as what the compiler cannot form again: it takes long to ask for.
-__device__ inline int KeptLane(uint32_t lane) {
-  ptx::Opaque(lane);
-  return static_cast<int>(lane);
-}
+// A lane's number as what no compiler can form again: the assembler would read it from its special register
+// wherever it is used, which takes 30 clocks.
+__device__ inline int KeptLane(int lane) { return __shfl_sync(~0u, lane, lane); }
 
 // Addresses in shared memory: barriers and the ring.
 template <class T>
@@ -115,7 +116,7 @@ struct ExpandedShared : RowsShared<T> {
   __device__ float2* Bases(int slot, int head) const { return Row(slot * T::kBlockHeads + head); }
   __device__ float2* Sums(int warp, int head) const { return Row((2 + warp) * T::kBlockHeads + head); }
   __device__ float2* Exchange(int weigher, int warp) const {
-    return Row(6 * T::kBlockHeads + weigher * 4 + warp);
+    return Row((2 + 4) * T::kBlockHeads + weigher * 4 + warp);
   }
   __device__ float Base(int slot, int head, int row) const {
     return reinterpret_cast<const float*>(Bases(slot, head))[row];

@@ -335,7 +335,7 @@ void RowsPlan::Clear() {
 // pages that others read too; queries, partial results and their combine; and what the step loses, for with
 // several rows it is no graph, and decode's kernel does not store.
 void SetSharingCosts(size_t page_bytes, int n_sms, RowsPlanOptions* options) {
-  constexpr float kHeadPageNs[kNumRowsWidths] = {1.2f, 1.9f, 2.5f, 3.5f};
+  constexpr float kHeadPageNs[kNumRowsWidths] = {1.1f, 1.9f, 2.3f, 2.6f};
   constexpr float kMeasuredSms = 132.0f, kDecodeBytesPerNs = 6500.0f;
   constexpr float kSharingNs = 12000.0f, kSharingRowNs = 1100.0f;
   options->single_page_ns = static_cast<float>(page_bytes) / kDecodeBytesPerNs;

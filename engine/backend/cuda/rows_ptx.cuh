@@ -27,4 +27,8 @@ __device__ inline void StoreTwoMatricesTransposed(uint32_t address, uint32_t a, 
                : "memory");
 }
 
+__device__ inline void StoreShared16(uint32_t address, uint16_t x) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(x) : "memory");
+}
+
 }  // namespace t6::cuda::ptx

@@ -26,7 +26,7 @@ class RowsWeigher {
         lane_(KeptLane(thread % 32)) {
     const int row = lane_ & 7, low = (lane_ >> 3) & 1, high = lane_ >> 4;
     key_offset_ = TokenRows<64>::Offset(warp_ * 16 + low * 8 + row, high);
-    head_chunk_ = warp_ * 2 + low, head_rank_ = high;
+    head_offset_ = min(high, kR - 1) * T::kHeadBytes + ((warp_ * 2 + low) << 4);
     weights_offset_ = (high * 8 + row) * 128 + (((warp_ * 2 + low) ^ row) << 4);
   }
 
@@ -68,26 +68,25 @@ class RowsWeigher {
 
   // B_K of the page, the warp's 16 tokens.
   __device__ void LoadFactors() {
-    stage_ = shared_.Stage(at_.stage);
+    stage_ = shared_.Stage(Stage());
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
 #pragma unroll
       for (int r = 0; r < kR; ++r) {
-        ptx::LoadMatrices(factor_[r][step],
-                          TokenRows<64>::Step(stage_ + key_offset_ + r * T::kRankBytes, step));
+        ptx::LoadMatrices(factor_[r][step], stage_ + r * T::kRankBytes + (key_offset_ ^ (step << 5)));
       }
     }
   }
   // key = sum over r of a_r B_r of one head, times R_K as everywhere.
-  __device__ void Expand(int h) {
-    const int head = first_head_ + h;
+  __device__ void Expand(int head) {
     uint32_t a[(kR + 1) / 2][4];  // [r / 2][r % 2 * 2 + half] of tokens l / 4 and l / 4 + 8, twice each
 #pragma unroll
     for (int pair = 0; pair < (kR + 1) / 2; ++pair) {
-      const int r = min(2 * pair + head_rank_, kR - 1);
-      // A matrix whose rows are all the same, transposed: its columns are.
-      ptx::LoadMatricesTransposed(a[pair], stage_ + kR * T::kRankBytes + r * T::kHeadBytes + head * 128 +
-                                               ((head_chunk_ ^ (head & 7)) << 4));
+      // A matrix whose rows are all the same, transposed: its columns are. An odd rank's last pair has it
+      // twice.
+      const int offset = 2 * pair + 1 < kR || pair == 0 ? head_offset_ : head_offset_ & 0x70;
+      ptx::LoadMatricesTransposed(
+          a[pair], stage_ + kR * T::kRankBytes + 2 * pair * T::kHeadBytes + head * 128 + offset);
     }
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -102,9 +101,9 @@ class RowsWeigher {
       }
     }
   }
-  // score_ = K Q^T of the head whose keys are there.
-  __device__ void Multiply(int h) {
-    const uint32_t query = wgmma::TileLow(shared_.Query(first_head_ + h));
+  // score_ = K Q^T of one head.
+  __device__ void Multiply(int head) {
+    const uint32_t query = wgmma::TileLow(shared_.Query(head));
     wgmma::Fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
@@ -118,12 +117,12 @@ class RowsWeigher {
 #pragma unroll
     for (int step = 0; step < 4; ++step) wgmma::Settle(key_[step]);
   }
-  __device__ void WaitFull() { ptx::BarrierWait(shared_.Full(at_.stage), at_.parity); }
-  // Stages of keys and values take turns.
-  __device__ void ReleaseStage(int stage) {
-    if (lane_ == 0) ptx::BarrierArrive(shared_.Empty(stage));
+  // Stages of keys and values take turns: a page is two.
+  __device__ int Stage() const { return 2 * at_.stage; }
+  __device__ void WaitFull() { ptx::BarrierWait(shared_.Full(Stage()), at_.parity); }
+  __device__ void Arrive(uint32_t barrier) {
+    if (lane_ == 0) ptx::BarrierArrive(barrier);
   }
-  __device__ void AdvanceStage() { at_.Advance(T::kStages), at_.Advance(T::kStages); }
 
   __device__ void Attend(const RowsTask& task) {
 #pragma unroll
@@ -133,55 +132,62 @@ class RowsWeigher {
     }
     WaitFull();
     LoadFactors();
-    Expand(0);
+    Expand(first_head_);
     // Pages that all rows see, but for the last, where no base has to be subtracted.
     const int n_plain =
         shifts_ ? 0 : min(task.n_pages - 1, (task.first_position + 1 - task.first_token) / 64);
+    gives_ = false;
     int page = 0;
-    for (; page < n_plain; ++page) AttendPage<true, false>(task, page);
-    for (; page + 1 < task.n_pages; ++page) AttendPage<false, false>(task, page);
-    AttendPage<false, true>(task, page);
+#pragma unroll 1
+    for (; page < n_plain; ++page) AttendPage<true>(task, page);
+#pragma unroll 1
+    for (; page < task.n_pages; ++page) AttendPage<false>(task, page);
     GiveWeights();
     GiveSums();
   }
 
   // At the start and at the end the first head's keys are expanded and nothing is on its way. kIsPlain:
-  // nothing is masked and bases are 0. kIsLast: no page follows.
-  template <bool kIsPlain, bool kIsLast>
+  // nothing is masked, bases are 0, and it is not the last page.
+  template <bool kIsPlain>
   __device__ void AttendPage(const RowsTask& task, int page) {
+    const int slot = to_.stage;
+    const uint32_t parity = to_.parity ^ 1;
 #pragma unroll
     for (int h = 0; h < kH; ++h) {
-      const bool ends_page = h + 1 == kH, ends = kIsLast && ends_page;
-      Multiply(h);
+      const bool ends_page = h + 1 == kH;
+      const bool ends = !kIsPlain && ends_page && page + 1 == task.n_pages;
+      Multiply(first_head_ + h);
       GiveWeights();
-      const uint32_t weights = shared_.Weights(group_, to_.stage);
-      const uint32_t empty = shared_.WeightsEmpty(group_, to_.stage), parity = to_.parity ^ 1;
+      const uint32_t weights = shared_.Weights(group_, slot * kH + h);
+      const uint32_t empty = shared_.WeightsEmpty(group_, slot * kH + h);
       const bool is_empty = ptx::BarrierTryWait(empty, parity);
-      const int stage = at_.stage;
+      const int stage = Stage();
       if (ends_page) {
-        AdvanceStage();
+        at_.Advance(T::kStages / 2);
         if (!ends) WaitFull();
+        Arrive(shared_.Empty(stage));
       }
       WaitForScores();
       if (!is_empty) ptx::BarrierWait(empty, parity);
-      if (ends_page) ReleaseStage(stage);
       if (!kIsPlain) {
         Mask(task, task.first_token + page * 64);
-        if (shifts_) Shift(h);
+        if (shifts_) Shift(first_head_ + h);
       }
-      if (ends_page && !ends) LoadFactors();
-      if (!ends) Expand((h + 1) % kH);
+      if (!ends) {
+        if (ends_page) LoadFactors();
+        Expand(first_head_ + (h + 1) % kH);
+      }
       StoreWeights(h, weights);
-      full_ = shared_.WeightsFull(group_, to_.stage);
-      to_.Advance(T::kWeightTiles);
+      full_ = shared_.WeightsFull(group_, slot * kH + h), gives_ = true;
     }
+    to_.Advance(T::kWeightSlots);
   }
   // Those that are stored, behind the next product: the fence takes a while.
   __device__ void GiveWeights() {
     wgmma::FenceShared();
     __syncwarp();
-    if (lane_ == 0 && full_ != 0) ptx::BarrierArrive(full_);
-    full_ = 0;
+    if (gives_) Arrive(full_);
+    gives_ = false;
   }
 
   // Scores become weights, [kN][64 tokens] in shared memory.
@@ -221,11 +227,11 @@ class RowsWeigher {
   }
 
   // --- bases
-  __device__ float2* Bases(int h) { return shared_.Bases(n_tasks_ & 1, first_head_ + h) + (lane_ & 3); }
-  __device__ void Shift(int h) {
+  __device__ float2* Bases(int head) { return shared_.Bases(n_tasks_ & 1, head) + (lane_ & 3); }
+  __device__ void Shift(int head) {
 #pragma unroll
     for (int i = 0; i < kN / 8; ++i) {
-      const float2 base = Bases(h)[4 * i];
+      const float2 base = Bases(head)[4 * i];
       score_[4 * i] -= base.x, score_[4 * i + 1] -= base.y;
       score_[4 * i + 2] -= base.x, score_[4 * i + 3] -= base.y;
     }
@@ -237,20 +243,20 @@ class RowsWeigher {
       WaitFull();
       LoadFactors();
 #pragma unroll 1
-      for (int h = 0; h < kH; ++h) {
-        Expand(h);
-        Multiply(h);
+      for (int head = first_head_; head < first_head_ + kH; ++head) {
+        Expand(head);
+        Multiply(head);
         WaitForScores();
         Mask(task, task.first_token + page * 64);
-        RaiseBases(h, page == 0);
+        RaiseBases(head, page == 0);
       }
       if (!from_all) return;
-      ReleaseStage(at_.stage);
-      AdvanceStage();
+      Arrive(shared_.Empty(Stage()));
+      at_.Advance(T::kStages / 2);
     }
   }
   // By the greatest of the scores and what the base is already. Every warp writes the same.
-  __device__ void RaiseBases(int h, bool is_first) {
+  __device__ void RaiseBases(int head, bool is_first) {
     Barrier();  // everyone has read what was there
 #pragma unroll
     for (int i = 0; i < kN / 8; ++i) {
@@ -267,7 +273,7 @@ class RowsWeigher {
     bool any = false;
 #pragma unroll
     for (int i = 0; i < kN / 8; ++i) {
-      float2 base = is_first ? make_float2(-INFINITY, -INFINITY) : Bases(h)[4 * i];
+      float2 base = is_first ? make_float2(-INFINITY, -INFINITY) : Bases(head)[4 * i];
 #pragma unroll
       for (int warp = 0; warp < 4; ++warp) {
         const float2 most = shared_.Exchange(group_, warp)[(lane_ & 3) + 4 * i];
@@ -276,7 +282,7 @@ class RowsWeigher {
       base.x = SoftmaxRows::BaseOf(base.x), base.y = SoftmaxRows::BaseOf(base.y);
       any |= base.x != 0.0f || base.y != 0.0f;
       __syncwarp();
-      if (lane_ < 4) Bases(h)[4 * i] = base;
+      if (lane_ < 4) Bases(head)[4 * i] = base;
     }
     shifts_ |= __any_sync(~0u, any);
     __syncwarp();
@@ -310,9 +316,10 @@ class RowsWeigher {
   const ExpandedShared<T> shared_;  // a copy: addresses stay in registers
   const int group_, first_head_, thread_, warp_, lane_;
   uint32_t key_offset_, weights_offset_, stage_ = 0, full_ = 0;
-  int head_chunk_, head_rank_;
-  RingPosition at_, to_;  // stages, tiles of weights
+  int head_offset_;
+  RingPosition at_, to_;  // pages of stages and of tiles of weights
   int n_tasks_ = 0;
+  bool gives_ = false;   // weights are stored, of which full_ does not know
   bool shifts_ = false;  // a base is not 0
   uint32_t factor_[kR][4][4];
   uint32_t key_[4][4];

@@ -1,4 +1,5 @@
-// Tensor maps of matrices of bfloat16 in device memory, copied as swizzled boxes of 64 columns.
+// Tensor maps of matrices of bfloat16 in device memory, copied as boxes of 64 columns, swizzled unless asked
+// for otherwise.
 #pragma once
 
 #include <cuda.h>
@@ -28,24 +29,24 @@ inline decltype(&cuTensorMapEncodeTiled) TensorMapEncoder() {
 template <int kRank>
 cudaError_t MakeTensorMap(const void* array, const cuuint64_t (&sizes)[kRank],
                           const cuuint64_t (&strides)[kRank - 1], const cuuint32_t (&box)[kRank],
-                          CUtensorMap* map) {
+                          CUtensorMap* map, bool swizzles = true) {
   const auto encode = TensorMapEncoder();
   if (encode == nullptr) return cudaErrorNotSupported;
   cuuint32_t steps[kRank];
   for (cuuint32_t& step : steps) step = 1;
-  const CUresult result =
-      encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(array), sizes, strides, box,
-             steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(array),
+                                 sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                 swizzles ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+                                 CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 // A matrix [rows][columns], rows `stride` numbers apart; boxes of box_rows x 64.
 inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, int stride, int box_rows,
-                                 CUtensorMap* map) {
+                                 CUtensorMap* map, bool swizzles = true) {
   return MakeTensorMap<2>(matrix, {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)},
-                          {static_cast<cuuint64_t>(stride) * 2}, {64, static_cast<cuuint32_t>(box_rows)},
-                          map);
+                          {static_cast<cuuint64_t>(stride) * 2}, {64, static_cast<cuuint32_t>(box_rows)}, map,
+                          swizzles);
 }
 inline cudaError_t MakeTensorMap(const void* matrix, int64_t rows, int columns, int box_rows,
                                  CUtensorMap* map) {
