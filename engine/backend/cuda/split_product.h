@@ -1,4 +1,4 @@
-// Products of 9 to 64 rows with bfloat16 weights: bound by the bytes of the weights, and by the input rows,
+// Products of 5 to 64 rows with bfloat16 weights: bound by the bytes of the weights, and by the input rows,
 // which every tile of output columns reads once more. A cluster of blocks shares the k of a tile, so that
 // all multiprocessors stream weights; its blocks add their sums through each other's shared memory, in a
 // fixed order. Blocks ask for their first weights before the kernel in front is done. Hopper only.
@@ -12,7 +12,7 @@ namespace t6::cuda {
 
 inline constexpr int kMaxSplitRows = 64;
 // From here on faster than skinny.h, and than a step as one kernel (step_program.h).
-inline constexpr int kMinSplitRows = 9;
+inline constexpr int kMinSplitRows = 5;
 
 // How a product is divided among blocks.
 struct SplitShape {
