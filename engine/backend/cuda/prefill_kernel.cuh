@@ -81,28 +81,40 @@ class PrefillProducer {
   __device__ PrefillProducer(const PrefillParams& p, const PrefillMaps& maps, const PrefillShared& shared)
       : p_(p), maps_(maps), shared_(shared), policy_(ptx::EvictNormalPolicy()) {}
 
+  // The first task is known without the counter, and tiles are older than the kernel in front.
   __device__ void Run() {
-    int index = atomicAdd(p_.counter, 1);
+    Drawn task = Draw(blockIdx.x);
+    ptx::WaitForPriorKernels();
     for (int n = 0;; ++n) {
-      const int next = atomicAdd(p_.counter, 1);  // comes while the task's copies are asked for
+      const int next = gridDim.x + atomicAdd(p_.counter, 1);  // comes while the task's copies are asked for
       const int slot = n & 1;
       ptx::BarrierWaitPatiently(shared_.QueryEmpty(slot), ((n >> 1) & 1) ^ 1);
-      if (index >= p_.n_tiles * p_.n_heads) {
+      if (!task.exists) {
         PrefillTask{}.Write(shared_.Task(n));
         ptx::BarrierArrive(shared_.QueryFull(slot));
         return;
       }
-      Copy(index, n);
-      index = next;
+      Copy(task, n);
+      task = Draw(next);
     }
   }
 
  private:
-  __device__ void Copy(int index, int n) {
+  struct Drawn {
+    PrefillTile tile;
+    int head;
+    bool exists;
+  };
+  __device__ Drawn Draw(int index) const {
+    if (index >= p_.n_tiles * p_.n_heads) return {{}, 0, false};
     const int of_section = p_.n_tiles * p_.section_heads, section = index / of_section;
     const int first = section * p_.section_heads, heads = min(p_.section_heads, p_.n_heads - first);
-    const int rest = index - section * of_section, head = first + rest % heads;
-    const PrefillTile tile = p_.tiles[rest / heads];
+    const int rest = index - section * of_section;
+    return {p_.tiles[rest / heads], first + rest % heads, true};
+  }
+  __device__ void Copy(const Drawn& task, int n) {
+    const PrefillTile& tile = task.tile;
+    const int head = task.head;
     const int n_blocks = (tile.first_position + tile.n_rows + T::kTokens - 1) / T::kTokens;
     PrefillTask{tile.row, tile.n_rows, head, tile.first_position, n_blocks}.Write(shared_.Task(n));
     const uint32_t full = shared_.QueryFull(n & 1);
@@ -366,10 +378,7 @@ __global__ void __launch_bounds__(PrefillTraits::kThreads, 1)
   ptx::LetDependentsLaunch();
   if (group == T::kGroups) {
     wgmma::GiveRegisters<32>();
-    if (threadIdx.x == T::kGroups * 128) {
-      ptx::WaitForPriorKernels();
-      PrefillProducer(p, maps, shared).Run();
-    }
+    if (threadIdx.x == T::kGroups * 128) PrefillProducer(p, maps, shared).Run();
   } else {
     wgmma::TakeRegisters<160>();
     PrefillConsumer(p, shared, group, threadIdx.x % 128).Run();

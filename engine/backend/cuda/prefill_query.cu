@@ -23,7 +23,7 @@ __device__ void Begin(const QueryCall& call) {
   for (int i = threadIdx.x; i < kMaxPrefillPasses; i += kThreads) call.counters[i] = 0;
 }
 
-// kRanks: at least R_Q; kRank: at least R_K = R_V, or 0 where nothing is stored. B beyond is zeros.
+// kRanks: at least R_Q, B_Q beyond is zeros; kRank: R_K = R_V, or 0 where nothing is stored.
 template <int kRanks, int kRank>
 struct FormTraits {
   static constexpr int kAll = kRanks + 2 * kRank;
@@ -34,6 +34,48 @@ struct FormTraits {
   static constexpr int kGroups = kRows / kWarpRows;  // of warps with the same rows
   static constexpr int kFormedNumbers = kRows * (kAll + 1) * kDim;
 };
+
+// A half of the page of a slot.
+template <int kRank>
+__device__ __nv_bfloat16* HalfOf(const QueryCall& call, int slot, bool is_value) {
+  const int64_t half_numbers = int64_t{kRank} * 64 * (call.shape.n_heads + kDim);
+  return static_cast<__nv_bfloat16*>(call.pages) + (slot / 64 * 2 + is_value) * half_numbers;
+}
+
+constexpr int kStoredRows = 32;  // of a block that stores A
+
+// A_K and A_V of 32 rows into the pages, by a block of its own: a head's numbers of neighbouring tokens lie
+// side by side there, and parts of a sector cost more than whole ones. A lane a row.
+template <int kRank>
+__device__ void StoreA(const QueryCall& call, int row_elements, float* shared, int first_row) {
+  const int n = kRank * call.shape.n_heads, stride = 2 * n + 1;  // of a row: A_K, A_V
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int own = first_row + lane, slot = own < call.n_rows ? call.slots[own] : -1;
+  const int from = call.qkv_stride > 0 ? call.qkv_stride : row_elements;
+  const int keys = call.shape.rank_q * (call.shape.n_heads + kDim), values = keys + n + kRank * kDim;
+#pragma unroll
+  for (int k = 0; k < kStoredRows / kWarps; ++k) {
+    const int i = warp + k * kWarps;
+    const float* row = call.qkv + static_cast<int64_t>(min(first_row + i, call.n_rows - 1)) * from;
+#pragma unroll 5
+    for (int e = lane; e < n; e += 32) {
+      shared[i * stride + e] = row[keys + e], shared[i * stride + n + e] = row[values + e];
+    }
+  }
+  __syncthreads();
+  if (slot < 0) return;
+  __nv_bfloat16 *keys_to = HalfOf<kRank>(call, slot, false), *values_to = HalfOf<kRank>(call, slot, true);
+#pragma unroll 4
+  for (int e = warp; e < 2 * n; e += kWarps) {
+    const bool is_value = e >= n;
+    const int number = e - (is_value ? n : 0), head = number / kRank, r = number % kRank;
+    __nv_bfloat16* to = (is_value ? values_to : keys_to) + kRank * 64 * kDim + slot % 64;
+    to[(r * call.shape.n_heads + head) * 64] = __float2bfloat16(shared[lane * stride + e]);
+  }
+}
+__host__ __device__ constexpr int StoringBlocks(int n_rows, int rank) {
+  return rank > 0 ? (n_rows + kStoredRows - 1) / kStoredRows : 0;
+}
 
 // Numbers between the projected rows in shared memory: a warp's rows in different banks.
 __host__ __device__ inline int ProjectedStride(int row_elements) { return (row_elements + 31) / 32 * 32 + 8; }
@@ -52,7 +94,7 @@ struct FormedRows {
       : call(c),
         formed(shared),
         row_elements(elements),
-        first_row(blockIdx.x * kRows),
+        first_row((blockIdx.x - StoringBlocks(c.n_rows, kRank)) * kRows),
         first_head(blockIdx.y * split_heads),
         n_heads(min(split_heads, c.shape.n_heads - first_head)) {}
 
@@ -65,11 +107,10 @@ struct FormedRows {
   }
   // Of a projected row: where A of the keys begins, or of the values. B is behind it.
   __device__ int Stored(bool is_value) const {
-    const DecodeShape& shape = call.shape;
-    return (shape.rank_q + (is_value ? shape.rank : 0)) * (shape.n_heads + kDim);
+    return (call.shape.rank_q + (is_value ? kRank : 0)) * (call.shape.n_heads + kDim);
   }
 
-  // Everything asked for at once.
+  // Everything is asked for at once.
   __device__ void Load() const {
     const int stride = call.qkv_stride > 0 ? call.qkv_stride : row_elements;
     const bool vectors = stride % 4 == 0 && reinterpret_cast<uintptr_t>(call.qkv) % 16 == 0;
@@ -86,94 +127,84 @@ struct FormedRows {
         for (int i = threadIdx.x; i < row_elements; i += kThreads) to[i] = from[i];
       }
     }
-    const int half = call.shape.rotary_dim / 2;
-    for (int i = threadIdx.x; i < kRows * kDim / 2; i += kThreads) {
-      const int k = i / (kDim / 2), pair = i % (kDim / 2);
-      if (!Exists(k) || pair >= half) continue;
-      const int64_t at = static_cast<int64_t>(call.positions[first_row + k]) * half + pair;
+    const int half = call.shape.rotary_dim / 2, k = threadIdx.x / (kDim / 2), pair = threadIdx.x % (kDim / 2);
+    static_assert(kRows * kDim / 2 <= kThreads);
+    if (k < kRows && pair < half) {
+      const int64_t at = Exists(k) ? static_cast<int64_t>(call.positions[first_row + k]) * half + pair : 0;
       Cos(k)[pair] = call.cos[at], Sin(k)[pair] = call.sin[at];
     }
     ptx::WaitForChunks();
     __syncthreads();
   }
 
-  __device__ void FormB() const {
+  // A warp for each B of a row: its numbers `lane` and 32 behind.
+  __device__ void FormB(int warp, int lane) const {
+    constexpr int kItems = kRows * T::kAll;
     const DecodeShape& shape = call.shape;
     const int half = shape.rotary_dim / 2;
-#pragma unroll 4
-    for (int item = threadIdx.x; item < kRows * T::kAll * kDim; item += kThreads) {
-      const int i = item % kDim, r = item / kDim % T::kAll, k = item / kDim / T::kAll;
+#pragma unroll
+    for (int n = 0; n < (kItems + kWarps - 1) / kWarps; ++n) {
+      const int item = warp + n * kWarps, k = item % kRows, r = item / kRows;
+      if (kItems % kWarps != 0 && item >= kItems) break;
       const bool is_query = r < kRanks;
       const bool is_value = r >= kRanks + kRank;
       const int own = is_query ? r : r - kRanks - (is_value ? kRank : 0);
-      const int from =
-          is_query ? shape.rank_q * shape.n_heads : Stored(is_value) + shape.rank * shape.n_heads;
-      float value = 0.0f;
-      if (Exists(k) && own < (is_query ? shape.rank_q : shape.rank)) {
-        const float* x = Projected(k) + from + own * kDim;
-        value = is_value ? x[i] : Rotated(x, i, half, Cos(k), Sin(k));
+      const float* x = Projected(k) + own * kDim +
+                       (is_query ? shape.rank_q * shape.n_heads : Stored(is_value) + kRank * shape.n_heads);
+      float low = 0.0f, high = 0.0f;
+      if (!is_query || own < shape.rank_q) {
+        low = x[lane], high = x[lane + 32];
+        if (!is_value && half == 32) {  // both of a pair
+          const float cos = Cos(k)[lane], sin = Sin(k)[lane], first = low;
+          low = __fadd_rn(__fmul_rn(first, cos), __fmul_rn(high, sin));
+          high = __fsub_rn(__fmul_rn(high, cos), __fmul_rn(first, sin));
+        } else if (!is_value) {
+          low = Rotated(x, lane, half, Cos(k), Sin(k)), high = Rotated(x, lane + 32, half, Cos(k), Sin(k));
+        }
       }
-      B(k, r)[i] = is_query ? value * (shape.logit_scale * kLog2E) : Bf16(value);
+      const float scale = shape.logit_scale * kLog2E;
+      B(k, r)[lane] = is_query ? low * scale : Bf16(low);
+      B(k, r)[lane + 32] = is_query ? high * scale : Bf16(high);
     }
     __syncthreads();
   }
 
-  // Into the pages: A_K and A_V of the block's heads, tokens side by side; the first split B_K and B_V.
-  __device__ void Store(int warp, int lane) const {
-    const DecodeShape& shape = call.shape;
-    int slots[kRows];
-    bool together = true;  // in one run of four tokens of a page
-#pragma unroll
-    for (int k = 0; k < kRows; ++k) {
-      slots[k] = Exists(k) ? call.slots[first_row + k] : -1;
-      together = together && slots[k] == slots[0] + k;
-    }
-    together = together && slots[0] >= 0 && slots[0] % kRows == 0;
-    const int64_t half_numbers = static_cast<int64_t>(shape.rank) * 64 * (shape.n_heads + kDim);
-    const auto half_of = [&](int slot, bool is_value) {
-      return static_cast<__nv_bfloat16*>(call.pages) + (slot / 64 * 2 + is_value) * half_numbers;
-    };
-    const int of_factor = n_heads * shape.rank;
-    for (int i = threadIdx.x; i < 2 * of_factor; i += kThreads) {
-      const bool is_value = i >= of_factor;
-      const int number = i - (is_value ? of_factor : 0), head = number / shape.rank, r = number % shape.rank;
-      const int from = Stored(is_value) + first_head * shape.rank + number;
-      const int to = shape.rank * 64 * kDim + (r * shape.n_heads + first_head + head) * 64;
-      if (together) {
-        *reinterpret_cast<uint2*>(half_of(slots[0], is_value) + to + slots[0] % 64) =
-            make_uint2(ptx::PackBf16(Projected(0)[from], Projected(1)[from]),
-                       ptx::PackBf16(Projected(2)[from], Projected(3)[from]));
-      } else {
-#pragma unroll
-        for (int k = 0; k < kRows; ++k) {
-          if (slots[k] < 0) continue;
-          half_of(slots[k], is_value)[to + slots[k] % 64] = __float2bfloat16(Projected(k)[from]);
-        }
-      }
-    }
-    if (blockIdx.y > 0) return;
-    for (int item = warp; item < kRows * 2 * shape.rank; item += kWarps) {
-      const int k = item / (2 * shape.rank), own = item % shape.rank;
-      const bool is_value = item % (2 * shape.rank) >= shape.rank;
-      const int slot = Exists(k) ? call.slots[first_row + k] : -1;
-      if (slot < 0) continue;
-      const float* b = B(k, kRanks + (is_value ? kRank : 0) + own) + 2 * lane;
-      reinterpret_cast<uint32_t*>(half_of(slot, is_value) + (own * 64 + slot % 64) * kDim)[lane] =
-          ptx::PackBf16(b[0], b[1]);
+  // B_K and B_V into the pages.
+  __device__ void StoreB(const int (&slots)[kRows], int warp, int lane) const {
+    if (blockIdx.y > 0) return;  // the first split does
+    static_assert(kWarps % kRows == 0);
+    const int k = warp % kRows,
+              slot = k < 2 ? (k == 0 ? slots[0] : slots[1]) : (k == 2 ? slots[2] : slots[3]);
+    if (slot < 0) return;
+    for (int r = warp / kRows; r < 2 * kRank; r += kWarps / kRows) {
+      const bool is_value = r >= kRank;
+      const float* b = B(k, kRanks + r) + 2 * lane;
+      __nv_bfloat16* to = HalfOf<kRank>(call, slot, is_value) + (r - (is_value ? kRank : 0)) * 64 * kDim;
+      reinterpret_cast<uint32_t*>(to + slot % 64 * kDim)[lane] = ptx::PackBf16(b[0], b[1]);
     }
   }
 };
 
 // kNumbers of the sum of kTerms rank-one terms, bfloat16. Scalars are of one head; those of terms beyond the
-// rank are another's, and their B zero.
+// rank are another's, and their B zero. kRounds: as pages have them.
 template <bool kRounds, int kTerms, int kNumbers>
-__device__ void FormInto(void* to, const float* scalars, const float (&b)[kTerms][kNumbers]) {
+__device__ void FormInto(void* to, const float* from, const float (&b)[kTerms][kNumbers]) {
+  float scalars[kTerms];
+#pragma unroll
+  for (int r = 0; r < kTerms; ++r) scalars[r] = from[r];
+  if constexpr (kRounds) {
+#pragma unroll
+    for (int r = 0; r < kTerms; r += 2) {
+      const uint32_t both = ptx::PackBf16(scalars[r], r + 1 < kTerms ? scalars[r + 1] : 0.0f);
+      scalars[r] = ptx::LowBf16(both);
+      if (r + 1 < kTerms) scalars[r + 1] = ptx::HighBf16(both);
+    }
+  }
   float x[kNumbers] = {};
 #pragma unroll
   for (int r = 0; r < kTerms; ++r) {
-    const float scalar = kRounds ? Bf16(scalars[r]) : scalars[r];
 #pragma unroll
-    for (int i = 0; i < kNumbers; ++i) x[i] = fmaf(scalar, b[r][i], x[i]);
+    for (int i = 0; i < kNumbers; ++i) x[i] = fmaf(scalars[r], b[r][i], x[i]);
   }
   uint32_t words[kNumbers / 2];
 #pragma unroll
@@ -208,37 +239,56 @@ __global__ void __launch_bounds__(kThreads, FormTraits<kRanks, kRank>::kAll <= 2
   using T = FormTraits<kRanks, kRank>;
   constexpr int kNumbers = T::kNumbers;
   extern __shared__ __align__(16) float shared[];
+  if constexpr (kRank > 0) {
+    if (blockIdx.x < StoringBlocks(call.n_rows, kRank)) {
+      Begin(call);
+      if (blockIdx.y == 0) StoreA<kRank>(call, row_elements, shared, blockIdx.x * kStoredRows);
+      return;
+    }
+  }
   const FormedRows<kRanks, kRank> rows(call, shared, row_elements, split_heads);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   Begin(call);
-  rows.Load();
-  rows.FormB();
-  if constexpr (kRank > 0) rows.Store(warp, lane);
-
   const int k = warp % T::kGroups * T::kWarpRows + lane / T::kLanes, at = lane % T::kLanes * kNumbers;
   const int row = rows.first_row + k;
+  int slots[kRows] = {}, token = -1;  // of the pages; of the scratch
+  if constexpr (kRank > 0) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) slots[i] = rows.Exists(i) ? call.slots[rows.first_row + i] : -1;
+    if (call.scratch_tokens != nullptr && row < call.n_rows + call.n_zeros) token = call.scratch_tokens[row];
+  }
+  rows.Load();
+  rows.FormB(warp, lane);
+  if constexpr (kRank > 0) rows.StoreB(slots, warp, lane);
+
   float query[kRanks][kNumbers], key[kRank > 0 ? kRank : 1][kNumbers], value[kRank > 0 ? kRank : 1][kNumbers];
   LoadTerms(rows.B(k, 0) + at, query);
-  int token = -1;  // of the scratch
   if constexpr (kRank > 0) {
     LoadTerms(rows.B(k, kRanks) + at, key);
     LoadTerms(rows.B(k, kRanks + kRank) + at, value);
-    if (call.scratch_tokens != nullptr && row < call.n_rows + call.n_zeros) token = call.scratch_tokens[row];
   }
-  const float *projected = rows.Projected(k), *keys = projected + rows.Stored(false),
-              *values = projected + rows.Stored(true);
-  for (int i = warp / T::kGroups; i < rows.n_heads; i += kWarps / T::kGroups) {
-    const int head = rows.first_head + i;
-    if (row < call.n_rows) {
-      FormInto<false>(
-          static_cast<__nv_bfloat16*>(call.queries) + (int64_t{head} * call.query_rows + row) * kDim + at,
-          projected + head * call.shape.rank_q, query);
-    }
+  const bool is_row = row < call.n_rows;
+  const int first = rows.first_head + warp / T::kGroups, end = rows.first_head + rows.n_heads;
+  const int n_expanded = token >= 0 ? call.n_heads : 0;
+  constexpr int kStep = kWarps / T::kGroups;  // heads
+  const float* scalars = rows.Projected(k) + first * call.shape.rank_q;
+  const float *keys = rows.Projected(k) + rows.Stored(false) + first * kRank, *values = keys;
+  values += kRank * (call.shape.n_heads + kDim);
+  auto* query_to =
+      static_cast<__nv_bfloat16*>(call.queries) + (int64_t{first} * call.query_rows + row) * kDim + at;
+  const int64_t query_step = int64_t{kStep} * call.query_rows * kDim;
+  int64_t expanded = (int64_t{first} * call.n_scratch_tokens + token) * kDim + at;
+  const int64_t expanded_step = int64_t{kStep} * call.n_scratch_tokens * kDim;
+#pragma unroll 1
+  for (int head = first; head < end; head += kStep) {
+    if (is_row) FormInto<false>(query_to, scalars, query);
+    query_to += query_step, scalars += kStep * call.shape.rank_q;
     if constexpr (kRank > 0) {
-      if (token < 0 || head >= call.n_heads) continue;
-      const int64_t to = (int64_t{head} * call.n_scratch_tokens + token) * kDim + at;
-      FormInto<true>(static_cast<__nv_bfloat16*>(call.keys) + to, keys + head * call.shape.rank, key);
-      FormInto<true>(static_cast<__nv_bfloat16*>(call.values) + to, values + head * call.shape.rank, value);
+      if (head < n_expanded) {
+        FormInto<true>(static_cast<__nv_bfloat16*>(call.keys) + expanded, keys, key);
+        FormInto<true>(static_cast<__nv_bfloat16*>(call.values) + expanded, values, value);
+      }
+      expanded += expanded_step, keys += kStep * kRank, values += kStep * kRank;
     }
   }
 }
@@ -281,10 +331,11 @@ cudaError_t LaunchFormed(const QueryCall& call, cudaStream_t stream) {
   const int h = call.shape.n_heads, blocks = (call.n_rows + call.n_zeros + kRows - 1) / kRows;
   const int splits = std::clamp(kMinBlocks / blocks, 1, (h + kWarps - 1) / kWarps);
   const int split_heads = (h + splits - 1) / splits;
-  const int shared = (T::kFormedNumbers + kRows * ProjectedStride(call.shape.qkv_elements())) *
-                     static_cast<int>(sizeof(float));
-  return Launch(&FormRows<kRanks, kRank>, call, dim3(blocks, (h + split_heads - 1) / split_heads), shared,
-                split_heads, stream);
+  const int storing = StoringBlocks(call.n_rows, kRank);
+  const int numbers = std::max(T::kFormedNumbers + kRows * ProjectedStride(call.shape.qkv_elements()),
+                               storing > 0 ? kStoredRows * (2 * kRank * h + 1) : 0);
+  return Launch(&FormRows<kRanks, kRank>, call, dim3(storing + blocks, (h + split_heads - 1) / split_heads),
+                numbers * static_cast<int>(sizeof(float)), split_heads, stream);
 }
 
 template <int kRanks>
@@ -295,8 +346,12 @@ cudaError_t LaunchRanks(const QueryCall& call, cudaStream_t stream) {
       return LaunchFormed<kRanks, 1>(call, stream);
     case 2:
       return LaunchFormed<kRanks, 2>(call, stream);
+    case 3:
+      return LaunchFormed<kRanks, 3>(call, stream);
+    case 4:
+      return LaunchFormed<kRanks, 4>(call, stream);
     default:
-      return call.shape.rank <= 4 ? LaunchFormed<kRanks, 4>(call, stream) : cudaErrorNotSupported;
+      return cudaErrorNotSupported;
   }
 }
 

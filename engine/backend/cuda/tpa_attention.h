@@ -30,7 +30,8 @@ struct TpaAttentionOptions {
   // context is cut at multiples of so many pages (--reproducible).
   int fixed_split_pages = 0;
   // Where decode's kernels attend for all rows of a step, they also store, and Store does nothing: one kernel
-  // less, but nobody may read the new tokens' factors between Store and Run.
+  // less, but nobody may read the new tokens' factors between Store and Run. Where multi_row Stores,
+  // likewise.
   bool stores_in_decode = false;
   // May be null: where it collects, what Run would launch for decode is added to it, if decode stores.
   StepProgram* program = nullptr;
