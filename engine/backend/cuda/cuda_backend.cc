@@ -111,6 +111,7 @@ class CudaBackend final : public Backend {
 
   Stream stream_;  // destroyed last
   DeviceInfo info_;
+  bool is_shared_ = false;                      // Device::is_shared
   std::unique_ptr<cuda::StepProgram> program_;  // of gemm_ and attention_, for steps of few rows
   std::unique_ptr<cuda::Gemm> gemm_;
   std::unique_ptr<cuda::TpaAttention> attention_;
@@ -156,6 +157,7 @@ StatusOr<std::unique_ptr<Backend>> CudaBackend::Make(const CudaOptions& cuda_opt
   for (Slot& slot : backend->slots_) {
     T6_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&slot.done, cudaEventDisableTiming));
   }
+  backend->is_shared_ = device.is_shared;
   DeviceInfo& info = backend->info_;
   info.kind = "cuda";
   info.description = fmt::format("{}, cuBLASLt {}", device.description, backend->gemm_->version());
@@ -221,7 +223,10 @@ Status CudaBackend::Reserve(const StepLimits& limits, const AttentionSpec& spec,
   T6_RETURN_IF_ERROR(attention_->Reserve(limits, spec));
   T6_RETURN_IF_ERROR(instructions_.Allocate(cuda::StepProgram::kBytes));
   if (timer_ != nullptr) T6_RETURN_IF_ERROR(timer_->Reserve());
-  T6_RETURN_IF_CUDA_ERROR(program_->Reserve(attention_->decode_config(), instructions_.as<void>(),
+  // Blocks of the one kernel wait for each other: not where another process may hold a multiprocessor and
+  // wait for one that we hold.
+  T6_RETURN_IF_CUDA_ERROR(program_->Reserve(is_shared_ ? nullptr : attention_->decode_config(),
+                                            instructions_.as<void>(),
                                             timer_ != nullptr ? timer_->clocks() : nullptr));
   T6_RETURN_IF_ERROR(arrays_.Allocate(ArrayBytes(limits)));
   T6_RETURN_IF_ERROR(results_.Allocate(kStepsInFlight * limits.max_outputs * sizeof(SampleResult)));

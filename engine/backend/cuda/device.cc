@@ -68,9 +68,11 @@ StatusOr<Device> OpenDevice() {
   size_t free = 0, total = 0;
   T6_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
   device.n_sms = properties.multiProcessorCount;
+  device.is_shared = properties.mpsEnabled != 0;
   device.memory_available = free > kKeptFree ? free - kKeptFree : 0;
-  device.description = fmt::format("{}, {} GiB, driver for CUDA {}", properties.name,
-                                   (total + (size_t{1} << 29)) >> 30, VersionText(driver));
+  device.description =
+      fmt::format("{}, {} GiB{}, driver for CUDA {}", properties.name, (total + (size_t{1} << 29)) >> 30,
+                  device.is_shared ? " shared by MPS" : "", VersionText(driver));
   return device;
 }
 

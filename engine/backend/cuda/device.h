@@ -14,6 +14,7 @@ struct Device {
   int n_sms = 0;
   ChipCode code = ChipCode::kNone;
   std::string description;      // "NVIDIA H200, 139 GiB, driver for CUDA 13.0"
+  bool is_shared = false;       // by MPS: kernels of other processes may run beside ours
   size_t memory_available = 0;  // what the plan may use: free memory less what the driver takes later
 };
 
