@@ -33,6 +33,7 @@ class CudaAttention final : public AttentionUnderTest {
     if (!portable_) {
       cuda::MultiRowOptions rows;
       rows.min_prefill_rows = 64, rows.always_shares = true;
+      rows.stores = false;  // these tests store without running; cuda_prefill_test has it beside the queries
       T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention(rows));
     }
     T6_ASSIGN_OR_RETURN(attention_, cuda::TpaAttention::Make(std::move(options)));
