@@ -1,6 +1,6 @@
 // Split products on a Hopper GPU against float64, however they are divided among blocks: sums, norm, SwiGLU,
 // residual and the next norm's rows and squares. What must not be read or written is NaN. Without such a GPU
-// every test here is skipped.
+// those are skipped.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/backend/cuda/chip.h"
+#include "engine/backend/cuda/product_shape.h"
 #include "engine/backend/cuda/split_product.h"
 #include "engine/tensor/dtype.h"
 #include "tests/support/cuda_on_device.h"
@@ -182,6 +183,20 @@ void SplitProductTest::Check(const Case& c) {
       } else {
         ASSERT_TRUE(std::isnan(got)) << "row " << r << ", piece " << i << " was written";
       }
+    }
+  }
+}
+
+// A residual's second tile in a block would be added from sums that nobody has formed.
+TEST(ProductShape, FewRowsTakeAResidualOfOneTileABlock) {
+  constexpr int kWarps = 12;
+  for (const int n_sms : {16, 78, 132}) {
+    for (const int width : {256, 1248, 1249, 1600, 2112, 2113, 2560}) {
+      cuda::SkinnyCall call;
+      call.n = width, call.k_stride = 640;
+      const auto shape = cuda::ProductShape::Make(call, n_sms, kWarps);
+      EXPECT_TRUE(shape.TakesFewRows(kWarps, Epilogue::kStore));
+      EXPECT_EQ(shape.TakesFewRows(kWarps, Epilogue::kAdd), width <= 16 * n_sms) << width << " on " << n_sms;
     }
   }
 }

@@ -142,15 +142,15 @@ Status Gemm::TuneShape(const std::vector<const PackedWeights*>& alike, int n_row
   });
 }
 
-RowStats Gemm::NewStats(const float* x, int n_rows) {
+RowStats Gemm::NewStats(const float* x, bool splits) {
   stats_of_ = x;
-  stats_.n_pieces = Splits(n_rows) ? SplitPieces(width_) : SkinnyPieces(width_, n_sms_);
+  stats_.n_pieces = splits ? SplitPieces(width_) : SkinnyPieces(width_, n_sms_);
   return stats_;
 }
 
 RowStats Gemm::StatsFor(const float* x, int n_rows) {
   stats_of_ = nullptr;
-  return compute_ == DType::kBF16 && n_rows <= max_few_rows_ ? NewStats(x, n_rows) : RowStats();
+  return compute_ == DType::kBF16 && n_rows <= max_few_rows_ ? NewStats(x, Splits(n_rows)) : RowStats();
 }
 
 Status Gemm::LaunchCollected() {
@@ -199,7 +199,7 @@ Status Gemm::ProjectFew(const ProjectParams& p, const PackedWeights& w, int n_ro
     T6_ASSIGN_OR_RETURN(const Rows rows, Prepare(p, w, n_rows));
     call.in = rows.data, call.in_stride = rows.stride, call.k = rows.k;
   }
-  if (p.epilogue == Epilogue::kAdd) call.stats = NewStats(static_cast<const float*>(p.out), n_rows);
+  if (p.epilogue == Epilogue::kAdd) call.stats = NewStats(static_cast<const float*>(p.out), splits);
   if (splits) {
     const SplitShape shape = SplitShape::Make(w.padded_n(), w.stride(), n_sms_);
     T6_RETURN_IF_ERROR(LaunchCollected());

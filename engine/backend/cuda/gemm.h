@@ -85,7 +85,7 @@ class Gemm {
   bool HasStats(const ProjectParams& params) const;
   StatusOr<Rows> Prepare(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   // Those of the rows that are written now.
-  RowStats NewStats(const float* x, int n_rows);
+  RowStats NewStats(const float* x, bool splits);
   Status ProjectFew(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   Status ProjectMany(const ProjectParams& params, const PackedWeights& weights, int n_rows);
   Status Tune(const StepLimits& limits);

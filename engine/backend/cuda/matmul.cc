@@ -148,16 +148,13 @@ StatusOr<float> Matmul::Time(const Problem& problem, const cublasLtMatmulAlgo_t&
   Status status;
   for (int i = 0; i < kRuns && status.ok(); ++i) status = Launch(problem, algorithm, call(i));
   cudaError_t error = cudaStreamEndCapture(stream_, &graph);
-  if (!status.ok()) {  // an algorithm that is none for this shape
-    if (graph != nullptr) cudaGraphDestroy(graph);
+  cudaGraphExec_t runs = nullptr;
+  if (status.ok() && error == cudaSuccess) error = cudaGraphInstantiate(&runs, graph, 0);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  if (!status.ok() || error != cudaSuccess) {  // an algorithm that is none for this shape, or for a graph
     cudaGetLastError();
     return milliseconds;
   }
-  T6_RETURN_IF_CUDA_ERROR(error);
-  cudaGraphExec_t runs = nullptr;
-  error = cudaGraphInstantiate(&runs, graph, 0);
-  cudaGraphDestroy(graph);
-  T6_RETURN_IF_CUDA_ERROR(error);
   std::array<cudaEvent_t, 2> events{};
   for (cudaEvent_t& event : events) {
     if (error == cudaSuccess) error = cudaEventCreate(&event);

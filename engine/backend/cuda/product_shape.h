@@ -39,7 +39,12 @@ struct ProductShape {
     return shape;
   }
 
-  bool TakesFewRows(int n_warps) const { return n_stages * ProductChunks(n_warps) <= kFewRowsChunks; }
+  // FewRowsProduct writes a residual's tile with as many threads as write several tiles elsewhere: of a block
+  // with two tiles they would take each other's sums.
+  bool TakesFewRows(int n_warps, Epilogue epilogue) const {
+    const bool is_one_tile = each + (more > 0 ? 1 : 0) <= columns;
+    return n_stages * ProductChunks(n_warps) <= kFewRowsChunks && (epilogue != Epilogue::kAdd || is_one_tile);
+  }
 
   T6_BOTH int Begin(int block) const {
     if (block >= n_blocks) return 0;

@@ -225,8 +225,8 @@ cudaError_t StepProgram::Launch() {
   bool takes_few = n_rows_ <= kFewRows;
   for (size_t i = first - used_; i < launched_; ++i) {
     const StepOperation& operation = instructions_[i].operation;
-    takes_few &=
-        operation.kind != StepOperation::kProduct || operation.shape.TakesFewRows(instance_->n_warps);
+    takes_few &= operation.kind != StepOperation::kProduct ||
+                 operation.shape.TakesFewRows(instance_->n_warps, operation.product.epilogue);
   }
   void* arguments[] = {&launch};
   return cudaLaunchKernelExC(overlapped.config(), instance_->kernels[takes_few ? 0 : 1], arguments);

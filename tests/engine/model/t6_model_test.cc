@@ -345,7 +345,7 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
     }
   }
   for (int s = 0; s < kSequences; s += 4) run(s, 4, 0, kTokens);
-  for (const int n : {1, 2, 7, 8, 11, 16}) {
+  for (const int n : {1, 2, 3, 4, 5, 7, 8, 11, 16}) {
     const std::vector<TokenOutput> first = run(0, n, kTokens, kTokens + 1);
     ASSERT_EQ(first.size(), static_cast<size_t>(n));
     double worst = 0.0, spread = 0.0;
