@@ -73,8 +73,7 @@ struct Daemon::Impl {
     info = MakeInfoHandler(&slot);
     handlers = {chat.get(), completion.get(), info.get(), &prompts, &texts};
   }
-  // After a failure the last errors may be on their way.
-  ~Impl() { Stop(state == ServingState::kFailed ? absl::Now() + kDelivery : absl::InfinitePast()); }
+  ~Impl() { Stop(delivery_ends); }
 
   Status LoadKeys();
   Status Listen(Daemon* daemon);
@@ -119,6 +118,7 @@ struct Daemon::Impl {
   absl::Mutex mutex;
   int stop_calls ABSL_GUARDED_BY(mutex) = 0;
   bool skip_grace ABSL_GUARDED_BY(mutex) = false;
+  absl::Time delivery_ends = absl::InfinitePast();  // after a failure the last errors may be on their way
 };
 
 Status Daemon::Impl::LoadKeys() {
@@ -242,8 +242,10 @@ void Daemon::Impl::WaitUntil(const Cut& cut, absl::Time deadline, const Ended& e
 Status Daemon::Impl::EndFailed() {
   SetState(ServingState::kFailed);
   const int calls_before = stop_calls;
-  WaitUntil([this, calls_before] { return stop_calls > calls_before; }, absl::Now() + kDelivery,
+  const absl::Time deadline = absl::Now() + kDelivery;
+  WaitUntil([this, calls_before] { return stop_calls > calls_before; }, deadline,
             [this] { return InFlight() == 0; });
+  if (InFlight() == 0) delivery_ends = deadline;
   return Annotate(engine->health(), "the engine failed");
 }
 
