@@ -24,7 +24,12 @@ void ExpectScratchIsWrittenOnce(const StepPlan& step, const cuda::RowsPlanOption
   std::vector<int> tiled(step.n_rows(), 0);
   for (const cuda::PrefillTile& tile : plan.tiles) {
     EXPECT_LE(tile.n_rows, options.prefill_tile_rows);
-    for (int row = tile.row; row < tile.row + tile.n_rows; ++row) ++tiled.at(row);
+    for (int row = tile.row; row < tile.row + tile.n_rows; ++row) {
+      ++tiled.at(row);
+      EXPECT_EQ(tile.first_position + row - tile.row, step.positions[row]);
+      if (!options.stores_rows) continue;
+      EXPECT_EQ(plan.scratch_tokens.at(row), tile.scratch_token + step.positions[row]);
+    }
     for (const cuda::PrefillTile& next : plan.tiles) {
       const bool follows = next.row == tile.row + tile.n_rows && next.scratch_token == tile.scratch_token;
       if (follows && next.n_rows <= options.prefill_tile_rows / 3) {
