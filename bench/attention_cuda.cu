@@ -378,6 +378,11 @@ int main(int argc, char** argv) {
   using namespace t6::bench;
   const bool portable = argc > 1 && std::strcmp(argv[1], "--portable") == 0;
   const std::string filter = argc > 1 + portable ? argv[1 + portable] : "";
+  if (argc > 2 + portable || filter.starts_with('-')) {
+    const bool asks = filter == "--help";
+    std::fputs("usage: bench_attention_cuda [--portable] [PART-OF-A-ROW'S-NAME]\n", asks ? stdout : stderr);
+    return asks ? 0 : 2;
+  }
   const Machine machine(portable);
   std::printf("%-22s %8s %8s %8s  %5s %6s  %7s %7s", "ranks heads batch", "MB", "readonly", "ours", "ratio",
               "extra", "error", "w x st");

@@ -441,4 +441,10 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace t6::bench
 
-int main(int argc, char** argv) { return t6::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  if (argc <= 1 || (argc == 2 && *argv[1] != '-')) return t6::bench::Main(argc, argv);
+  const bool asks = std::strcmp(argv[1], "--help") == 0;
+  std::fputs("usage: bench_attention_prefill_cuda [PART-OF-A-ROW'S-NAME | sharing]\n",
+             asks ? stdout : stderr);
+  return asks ? 0 : 2;
+}

@@ -203,8 +203,9 @@ int Main(bool lists_all) {
 int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   if (argc > 2 || (!only.empty() && only != "all")) {
-    fmt::print(stderr, "usage: bench_products_cuda [all]\n");
-    return 2;
+    const bool asks = only == "--help";
+    fmt::print(asks ? stdout : stderr, "usage: bench_products_cuda [all]\n");
+    return asks ? 0 : 2;
   }
   return t6::bench::Main(only == "all");
 }

@@ -3,6 +3,7 @@
 // the same run; beside a prefill, its arithmetic; beside a question on a cached context, what it may cost;
 // beside a step that shares a prefix, the same step without. Decode runs as the engine runs it: a step is
 // launched before the tokens of the last are read.
+#include <absl/strings/numbers.h>
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -402,8 +403,7 @@ int main(int argc, char** argv) {
     known &= std::find(kinds.begin(), kinds.end(), words[0]) != kinds.end();
   }
   if (words.size() > 1) {
-    arguments.batch = std::atoi(words[1].c_str());
-    known &= arguments.batch > 0;
+    known &= absl::SimpleAtoi(words[1], &arguments.batch) && arguments.batch > 0;
   }
   if (asks || !known) {
     fmt::print(asks ? stdout : stderr, "{}", t6::bench::kHelp);
