@@ -53,6 +53,7 @@ struct Case {
   size_t scratch_bytes = size_t{160} << 20;
   int fixed_split_pages = 0;
   bool stores = true;
+  bool pads_rows = false;  // of projections, to 64 numbers
 };
 
 // Runs a step on the device and holds sampled rows against the reference.
@@ -75,6 +76,14 @@ class Harness {
     }
   }
 
+  // Fills whatever the steps before the next one have written besides their results (queries, expanded keys
+  // and values, partial results) with NaN: as the steps of another sequence do whose numbers are NaN.
+  void Poison() {
+    const int sequence = world_.AddSequence(2000);
+    for (std::vector<float>& row : world_.sequences[sequence].qkv) std::fill(row.begin(), row.end(), NAN);
+    for (const int n : {1600, 300, 64, 20, 16}) Run(world_.MakePlan({{sequence, n}}), false);
+  }
+
   // The output's bytes, where nothing fails before.
   std::vector<uint8_t> Run(const StepPlan& plan, bool checks = true) {
     std::vector<uint8_t> bytes;
@@ -86,13 +95,15 @@ class Harness {
   void RunInto(const StepPlan& plan, bool checks, std::vector<uint8_t>* bytes) {
     const AttentionSpec& spec = world_.spec();
     if (attention_ == nullptr) Make();
-    const OnDevice<float> qkv(world_.qkv());
+    const OnDevice<float> qkv(PaddedQkv(plan.n_rows()));
+    const int stride = case_.pads_rows ? QkvStride() : 0;
     const size_t width = static_cast<size_t>(spec.n_heads) * spec.head_dim;
     const OnDevice<uint8_t> out(std::vector<uint8_t>(plan.n_rows() * width * (case_.bf16_out ? 2 : 4), 0xff));
     const LayerPages pages{pages_->get(), world_.pages().layout, world_.pages().n_pages};
     ASSERT_TRUE(attention_->Plan(plan, spec).ok());
-    ASSERT_TRUE(attention_->Store({&spec, qkv.get(), cos_->get(), sin_->get(), pages}).ok());
+    ASSERT_TRUE(attention_->Store({&spec, qkv.get(), cos_->get(), sin_->get(), pages, stride}).ok());
     TpaAttentionParams params;
+    params.qkv_stride = stride;
     params.spec = &spec, params.qkv = qkv.get(), params.cos = cos_->get(), params.sin = sin_->get();
     params.pages = pages, params.head_norm_weight = weight_->get(), params.out = out.get();
     params.out_dtype = case_.bf16_out ? DType::kBF16 : DType::kF32;
@@ -101,6 +112,20 @@ class Harness {
     ASSERT_EQ(cudaSuccess, cudaDeviceSynchronize());
     *bytes = out.Read();
     if (checks) Check(plan, *bytes);
+  }
+
+  // The plan's projections, with NaN where nothing may be read.
+  std::vector<float> PaddedQkv(int n_rows) const {
+    const ptrdiff_t n = world_.spec().qkv_elements(), stride = QkvStride();
+    std::vector<float> padded(n_rows * stride, NAN);
+    for (int row = 0; row < n_rows; ++row) {
+      std::copy_n(world_.qkv().begin() + row * n, n, padded.begin() + row * stride);
+    }
+    return padded;
+  }
+  int QkvStride() const {
+    const int n = world_.spec().qkv_elements();
+    return case_.pads_rows ? (n + 63) / 64 * 64 : n;
   }
 
   void Make() {
@@ -186,6 +211,7 @@ void RunRagged(const Case& c, uint32_t seed) {
   for (int i = 0; i < 8; ++i) harness.Prefill(i, cached[i]);
   std::vector<AttentionWorld::Rows> rows;
   for (int i = 0; i < 8; ++i) rows.push_back({i, lengths[i] - cached[i]});
+  harness.Poison();
   harness.Run(world.MakePlan(rows));
 }
 
@@ -212,6 +238,22 @@ constexpr Case kCases[] = {
      .head_norm = true,
      .min_prefill_rows = 2,
      .scratch_bytes = 2 << 20},
+    {.name = "h78 r2 prefill, padded rows",
+     .h = 78,
+     .d = 64,
+     .rank = 2,
+     .rank_q = 6,
+     .bf16_out = true,
+     .min_prefill_rows = 64,
+     .pads_rows = true},
+    {.name = "h13 r2 padded rows", .h = 13, .d = 64, .rank = 2, .rank_q = 6, .pads_rows = true},
+    {.name = "h5 r1 prefill, padded rows of a full query",
+     .h = 5,
+     .d = 64,
+     .rank = 1,
+     .rank_q = 0,
+     .min_prefill_rows = 64,
+     .pads_rows = true},
     {.name = "h13 r2 prefill, stored before",
      .h = 13,
      .d = 64,
@@ -225,6 +267,7 @@ constexpr Case kCases[] = {
     {.name = "h9 r4 prefill", .h = 9, .d = 64, .rank = 4, .rank_q = 8, .min_prefill_rows = 2},
 };
 
+// Behind a step that leaves NaN wherever it writes.
 TEST(CudaPrefill, RaggedStepsMatchTheReference) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   for (const Case& c : kCases) {

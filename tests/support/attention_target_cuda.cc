@@ -1,6 +1,8 @@
 // Attention on this machine's GPU, over float32 pages and over bfloat16 with the kernels of its own chip or,
 // by force, the portable ones; what a kernel does not cover goes the way that it goes in the backend. Copies
-// everything there and back around every call, so that the tests see host memory and every call has run.
+// everything there and back around every call, so that the tests see host memory and every call has run. What
+// Run may store is not there before: then it is the backend's attention, whose kernels put the new tokens'
+// factors into the pages as they attend; Store alone is another one's.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -20,43 +22,33 @@ class CudaAttention final : public AttentionUnderTest {
  public:
   CudaAttention(bool portable, bool fixed_splits) : portable_(portable), fixed_splits_(fixed_splits) {}
   ~CudaAttention() override {
-    attention_.reset();
+    storing_.reset(), running_.reset();
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
   }
 
   Status Reserve(const StepLimits& limits, const AttentionSpec& spec) override {
     T6_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-    cuda::TpaAttentionOptions options;
-    options.stream = stream_, options.force_portable = portable_;
-    options.fixed_split_pages = fixed_splits_ ? 4 : 0;
-    options.general = cuda::MakeSimpleAttention();
-    if (!portable_) {
-      cuda::MultiRowOptions rows;
-      rows.min_prefill_rows = 64, rows.always_shares = true;
-      rows.stores = false;  // these tests store without running; cuda_prefill_test has it beside the queries
-      T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention(rows));
-    }
-    T6_ASSIGN_OR_RETURN(attention_, cuda::TpaAttention::Make(std::move(options)));
-    return attention_->Reserve(limits, spec);
+    T6_ASSIGN_OR_RETURN(storing_, Make(/*stores_in_run=*/false));
+    T6_ASSIGN_OR_RETURN(running_, Make(/*stores_in_run=*/true));
+    T6_RETURN_IF_ERROR(storing_->Reserve(limits, spec));
+    return running_->Reserve(limits, spec);
   }
 
-  Status Plan(const StepPlan& plan, const AttentionSpec& spec) override {
+  Status Plan(const StepPlan& plan, const AttentionSpec& /*spec*/) override {
     plan_ = &plan;
-    return attention_->Plan(plan, spec);
+    return absl::OkStatus();
   }
 
   Status Store(const StoreFactorsParams& params) override {
-    StoreFactorsParams on_device = params;
-    T6_RETURN_IF_ERROR(Upload(*params.spec, params.pages, params.qkv, params.cos, params.sin));
-    on_device.qkv = qkv_.as<float>(), on_device.cos = cos_.as<float>(), on_device.sin = sin_.as<float>();
-    on_device.pages.base = pages_.as<uint8_t>();
-    T6_RETURN_IF_ERROR(attention_->Store(on_device));
+    T6_RETURN_IF_ERROR(StoreBy(*storing_, params));
     return Download(pages_, params.pages.base, PoolBytes(params.pages));
   }
 
+  // Leaves the pages on the device to Run.
+  Status StoreBeforeRun(const StoreFactorsParams& params) override { return StoreBy(*running_, params); }
+
   Status Run(const TpaAttentionParams& params) override {
     TpaAttentionParams on_device = params;
-    T6_RETURN_IF_ERROR(Upload(*params.spec, params.pages, params.qkv, params.cos, params.sin));
     on_device.qkv = qkv_.as<float>(), on_device.cos = cos_.as<float>(), on_device.sin = sin_.as<float>();
     on_device.pages.base = pages_.as<uint8_t>();
     const size_t d = params.spec->head_dim, out_bytes = plan_->n_rows() * params.spec->n_heads * d * 4;
@@ -64,12 +56,36 @@ class CudaAttention final : public AttentionUnderTest {
     on_device.head_norm_weight = head_norm_.as<float>();
     T6_RETURN_IF_ERROR(Copy(params.out, out_bytes, &out_));  // the caller's poison
     on_device.out = out_.as<float>();
-    T6_RETURN_IF_ERROR(attention_->Run(on_device));
+    T6_RETURN_IF_ERROR(running_->Run(on_device));
+    T6_RETURN_IF_ERROR(Download(pages_, params.pages.base, PoolBytes(params.pages)));
     return Download(out_, params.out, out_bytes);
   }
 
  private:
   static size_t PoolBytes(const LayerPages& pages) { return pages.n_pages * pages.layout->page_bytes(); }
+
+  StatusOr<std::unique_ptr<cuda::TpaAttention>> Make(bool stores_in_run) const {
+    cuda::TpaAttentionOptions options;
+    options.stream = stream_, options.force_portable = portable_;
+    options.fixed_split_pages = fixed_splits_ ? 4 : 0;
+    options.stores_in_decode = stores_in_run;
+    options.general = cuda::MakeSimpleAttention();
+    if (!portable_) {
+      cuda::MultiRowOptions rows;
+      rows.min_prefill_rows = 64, rows.always_shares = true, rows.stores = stores_in_run;
+      T6_ASSIGN_OR_RETURN(options.multi_row, cuda::MakeMultiRowAttention(rows));
+    }
+    return cuda::TpaAttention::Make(std::move(options));
+  }
+
+  Status StoreBy(cuda::TpaAttention& attention, const StoreFactorsParams& params) {
+    StoreFactorsParams on_device = params;
+    T6_RETURN_IF_ERROR(Upload(*params.spec, params.pages, params.qkv, params.cos, params.sin));
+    on_device.qkv = qkv_.as<float>(), on_device.cos = cos_.as<float>(), on_device.sin = sin_.as<float>();
+    on_device.pages.base = pages_.as<uint8_t>();
+    T6_RETURN_IF_ERROR(attention.Plan(*plan_, *params.spec));
+    return attention.Store(on_device);
+  }
 
   Status Upload(const AttentionSpec& spec, const LayerPages& pages, const float* qkv, const float* cos,
                 const float* sin) {
@@ -95,7 +111,7 @@ class CudaAttention final : public AttentionUnderTest {
 
   const bool portable_, fixed_splits_;
   cudaStream_t stream_ = nullptr;
-  std::unique_ptr<cuda::TpaAttention> attention_;
+  std::unique_ptr<cuda::TpaAttention> storing_, running_;
   const StepPlan* plan_ = nullptr;
   cuda::DeviceMemory pages_, qkv_, cos_, sin_, head_norm_, out_;
 };
