@@ -83,13 +83,20 @@ def test_no_server(t6):
     (["ask", "--temperature", "hot", "Who?"], "hot"), (["ask", "--seed", "-1", "Who?"], "-1"),
     (["ask", "--max-tokens", "0", "Who?"], "'0'"), (["chat", "hello"], "hello"), (["models", "--seed", "1"], "--seed"),
     (["ask", "--document", "/no/such/file", "Who?"], "/no/such/file"), (["ask", "--document", "/", "Who?"], "folder"),
-    (["ask", "--document", str(BIN / "t6"), "Who?"], "UTF-8"), (["ask", "--document", "/dev/zero", "Who?"], "larger"),
+    (["ask", "--document", "/dev/zero", "Who?"], "larger"),
     (["ask", "--server", "http://127.0.0.1:8000", "Who?"], "HOST:PORT"), (["ask", "Who?", "--seed"], "--seed"),
     (["ask", "--api-key", "two words", "Who?"], "visible"), (["chat", "--api-key", "@/no/such/file"], "/no/such/file"),
 ], ids=str)
 def test_wrong_usage(arguments, quoted):
     got = subprocess.run([BIN / "t6", *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert got.returncode == 2 and quoted in got.stderr and got.stdout == ""
+
+
+def test_a_document_that_is_no_text(t6, tmp_path):
+    path = tmp_path / "latin-1.txt"
+    path.write_bytes("The café opened in 1952.".encode("latin-1"))
+    got = t6("ask", "--document", path, "When?")
+    assert got.returncode == 2 and "UTF-8" in got.stderr and str(path) in got.stderr and got.stdout == ""
 
 
 @pytest.mark.parametrize("command", [
