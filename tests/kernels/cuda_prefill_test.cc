@@ -331,6 +331,29 @@ TEST(CudaPrefill, LargeAndRisingScoresKeepTheirWeights) {
   }
 }
 
+// All scores so low that with the base 0 no weight is left, of rows of which some see nothing of the block
+// or page that others begin with: 330 and 380 are no multiples of its tokens, and rows cross the next one.
+TEST(CudaPrefill, LowScoresKeepTheirWeightsWhereTheFirstBlockShowsARowNothing) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const int rank : {2, 3}) {
+    for (const auto& [cached, rows] : {std::pair(380, 9), {380, 24}, {380, 50}, {330, 300}}) {
+      Harness harness({.name = "low levels",
+                       .h = 6,
+                       .d = 64,
+                       .rank = rank,
+                       .rank_q = 6,
+                       .rotary_dim = 20,
+                       .min_prefill_rows = 256},
+                      5);
+      AttentionWorld& world = harness.world();
+      world.AddSequence(cached + rows);
+      AddLevels(world.spec(), world.sequences[0], [](int) { return -216.0f; });  // e^-150
+      harness.Prefill(0, cached);
+      harness.Run(world.MakePlan({{0, rows}}));
+    }
+  }
+}
+
 // Bits may depend on nothing but a row's own tokens then.
 TEST(CudaPrefill, WithFixedSplitsAChunkIsTheSameHoweverItIsCut) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";

@@ -273,7 +273,10 @@ class PrefillConsumer {
   // decide here also keeps the exponentials in front of the wait for the products that they run beside.
   __device__ bool Weigh(int token, int first, float (&factor)[2]) {
     const bool masks = token + T::kTokens > first;
-    if (masks) Mask(token, first);
+    if (masks) {
+      Mask(token, first);
+      rows_.BaseEmptyRows(score_);  // the first block may have lain behind a row
+    }
     float more[2];
     rows_.Weigh(score_, more);
     const bool moves = __any_sync(~0u, SoftmaxRows::IsTooMuch(more));

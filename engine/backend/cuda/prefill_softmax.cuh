@@ -25,6 +25,18 @@ struct SoftmaxRows {
     return !(sum[0] < kMostSum && sum[1] < kMostSum);
   }
 
+  // Of row k, in all four lanes that share it.
+  template <int kScores>
+  __device__ static float Greatest(const float (&score)[kScores], int k) {
+    float most = fmaxf(score[2 * k], score[2 * k + 1]);
+#pragma unroll
+    for (int i = 4; i < kScores; i += 4) {
+      most = fmaxf(most, fmaxf(score[i + 2 * k], score[i + 2 * k + 1]));
+    }
+    most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+    return fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+  }
+
   // The rows' base from their scores, the first ones or those that were too much; `factor` is what that makes
   // of everything added before.
   template <int kScores>
@@ -32,19 +44,24 @@ struct SoftmaxRows {
     bool any = false;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      float most = fmaxf(score[2 * k], score[2 * k + 1]);
-#pragma unroll
-      for (int i = 4; i < kScores; i += 4) {
-        most = fmaxf(most, fmaxf(score[i + 2 * k], score[i + 2 * k + 1]));
-      }
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
-      most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+      const float most = Greatest(score, k);
       const float moved = is_first ? BaseOf(most) : fmaxf(base[k], most);
       factor[k] = is_first ? 1.0f : ptx::Exp2(base[k] - moved);
       base[k] = moved, sum[k] = is_first ? 0.0f : sum[k] * factor[k];
       any |= moved != 0.0f;
     }
     shifts = __any_sync(~0u, any);
+  }
+
+  // Rows to which nothing has been added, since they saw none of the scores so far: these are their first.
+  template <int kScores>
+  __device__ void BaseEmptyRows(const float (&score)[kScores]) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const float total = Total(k), most = Greatest(score, k);
+      if (total == 0.0f) base[k] = BaseOf(most);
+    }
+    shifts = __any_sync(~0u, base[0] != 0.0f || base[1] != 0.0f);
   }
 
   // Scores become weights; `more`: their sums.
