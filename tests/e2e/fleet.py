@@ -5,6 +5,7 @@ Everything is bounded in number and time. A Fleet owns its daemons, a balancer i
 
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import http.client
 import json
@@ -20,7 +21,7 @@ import time
 
 import grpc
 
-from conftest import MODEL, ROOT, TestDaemon
+from conftest import MODEL, PATIENCE, ROOT, TestDaemon, patiently
 
 MODEL_NAME = "t6-docqa-14m"
 SERVICE_CONFIG = (ROOT / "proto/t6/v1/service_config.json").read_text()
@@ -72,10 +73,16 @@ class Fleet:
 
 
 class Balancer:
-    """A process with one HTTP and one gRPC address in front of addresses of replicas."""
+    """A process with one HTTP and one gRPC address in front of addresses of replicas.
 
-    def __init__(self, http, grpc_addresses):
+    `steady`: nothing but its key decides where a request goes. What else the files that ship go by, a machine that is
+    busy decides too: load, which counts the request before until its thread has run to its end, and health, of which a
+    replica that was not scheduled for a second has none.
+    """
+
+    def __init__(self, http, grpc_addresses, steady=False):
         self.http, self.grpc, self.stats = free_ports(3)
+        self.steady = steady
         self.folder = tempfile.TemporaryDirectory(prefix="t6-balancer-")
         self.log_path = pathlib.Path(self.folder.name) / "log"
         command, environment = self.command(http, grpc_addresses)
@@ -83,21 +90,24 @@ class Balancer:
             self.process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
                                             stdout=log, stderr=subprocess.STDOUT)
 
-    def wait(self):
-        """Until it sends requests of both kinds to somebody."""
-        deadline = time.monotonic() + 30
-        while True:
+    def wait(self, grpc_too=True):
+        """Until it has found every replica well and sends requests of both kinds to somebody."""
+        for _ in patiently():
+            assert self.process.poll() is None, self.log_path.read_text()
             try:
-                ready = get(self.http, "/v1/models") == 200
-                with channel(self.grpc) as one:
-                    grpc.channel_ready_future(one).result(timeout=2)
-                if ready:
-                    time.sleep(1.5)  # every replica has been probed by then
-                    return self
-            except (OSError, http.client.HTTPException, grpc.FutureTimeoutError):
+                health = {name: is_well for name, is_well in self.health() if grpc_too or name.startswith("http")}
+                if health and all(health.values()) and get(self.http, "/v1/models") == 200:
+                    break
+            except (OSError, http.client.HTTPException):
                 pass
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log_path.read_text()
-            time.sleep(0.1)
+        if grpc_too:
+            with channel(self.grpc) as one:
+                grpc.channel_ready_future(one).result(timeout=PATIENCE)
+        return self
+
+    def edited(self, text):
+        """The file that ships, for a balancer that is to be steady."""
+        return edited(text, self.STEADY) if self.steady else text
 
     def __enter__(self):
         return self
@@ -108,35 +118,46 @@ class Balancer:
         self.folder.cleanup()
 
 
+def edited(text, edits):
+    for old, new in edits.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
 class HAProxy(Balancer):
     service_config = SERVICE_CONFIG
-    edit = staticmethod(lambda text: text)
+    STEADY = {"hash-balance-factor 125": "", "timeout check 1s": f"timeout check {PATIENCE}s"}
 
     def command(self, http, grpc_addresses):
         path = pathlib.Path(self.folder.name) / "haproxy.cfg"
-        path.write_text(self.edit((ROOT / "deploy/haproxy/haproxy.cfg").read_text()))
+        path.write_text(self.edited((ROOT / "deploy/haproxy/haproxy.cfg").read_text()))
         environment = {"T6_HTTP_BIND": self.http, "T6_GRPC_BIND": self.grpc, "T6_STATS_BIND": self.stats}
         for i, (one, other) in enumerate(zip(http, grpc_addresses), 1):
             environment |= {f"T6_HTTP_{i}": one, f"T6_GRPC_{i}": other}
         return ["haproxy", "-db", "-f", str(path)], environment
 
+    def health(self):
+        """By cluster and replica: whether the last answer to a probe was good."""
+        for row in csv.DictReader(get_text(self.stats, "/;csv").removeprefix("# ").splitlines()):
+            if row["check_status"]:
+                yield f"{row['pxname']} {row['svname']}", row["check_status"].endswith("OK")
+
 
 class RoundRobin(HAProxy):
     """HAProxy as it is without affinity, for comparison."""
 
-    @staticmethod
-    def edit(text):
-        for line in ("hash-type consistent sdbm avalanche", "hash-balance-factor 125"):
-            assert line in text
-            text = text.replace(line, "")
-        return text.replace("balance hash var(txn.k)", "balance roundrobin")
+    def edited(self, text):
+        return edited(text, {"hash-type consistent sdbm avalanche": "", "hash-balance-factor 125": "",
+                             "balance hash var(txn.k)": "balance roundrobin"})
 
 
 class Envoy(Balancer):
     service_config = "{}"
+    STEADY = {"consistent_hashing_lb_config: { hash_balance_factor: 125 }": "update_merge_window: 0s", "{ timeout: 1s,": f"{{ timeout: {PATIENCE}s,"}
 
     def command(self, http, grpc_addresses):
-        text = (ROOT / "deploy/envoy/envoy.yaml").read_text()
+        text = self.edited((ROOT / "deploy/envoy/envoy.yaml").read_text())
         addresses = {"127.0.0.1:8000": self.http, "127.0.0.1:50051": self.grpc, "127.0.0.1:9901": self.stats}
         for i, (one, other) in enumerate(zip(http, grpc_addresses), 1):
             addresses |= {f"127.0.0.1:800{i}": one, f"127.0.0.1:5006{i}": other}
@@ -149,11 +170,29 @@ class Envoy(Balancer):
         envoy = ROOT / "build/deploy-venv/bin/envoy"
         return [str(envoy), "-c", str(path), "--concurrency", "1", "--disable-hot-restart", "-l", "warning"], {}
 
+    def health(self):
+        for line in get_text(self.stats, "/clusters").splitlines():
+            if "::health_flags::" in line:
+                name, _, flags = line.partition("::health_flags::")
+                yield name, flags == "healthy"
+
+    def wait(self, grpc_too=True):
+        super().wait(grpc_too)
+        if not self.steady:
+            time.sleep(1.5)  # what it finds gets into its rings within its window for that, a second
+        return self
+
 
 def get(address, path):
     with contextlib.closing(http.client.HTTPConnection(address, timeout=10)) as connection:
         connection.request("GET", path)
         return connection.getresponse().status
+
+
+def get_text(address, path):
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=10)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
 
 
 def channel(address, service_config="{}"):
