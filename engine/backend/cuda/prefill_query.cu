@@ -28,11 +28,12 @@ template <int kRanks, int kRank>
 struct FormTraits {
   static constexpr int kAll = kRanks + 2 * kRank;
   // A lane's numbers of a row, so many that its part of every B fits its registers.
-  static constexpr int kNumbers = kAll <= 10 ? 8 : kAll <= 20 ? 4 : 2;
+  static constexpr int kNumbers = kAll <= 20 ? 4 : 2;
   static constexpr int kLanes = kDim / kNumbers;     // that share a row
   static constexpr int kWarpRows = 32 / kLanes;      // of a warp at once
   static constexpr int kGroups = kRows / kWarpRows;  // of warps with the same rows
   static constexpr int kFormedNumbers = kRows * (kAll + 1) * kDim;
+  static constexpr int kBlocks = kAll <= 10 ? 3 : kAll <= 20 ? 2 : 1;  // of a multiprocessor
 };
 
 // A half of the page of a slot.
@@ -209,9 +210,7 @@ __device__ void FormInto(void* to, const float* from, const float (&b)[kTerms][k
   uint32_t words[kNumbers / 2];
 #pragma unroll
   for (int i = 0; i < kNumbers / 2; ++i) words[i] = ptx::PackBf16(x[2 * i], x[2 * i + 1]);
-  if constexpr (kNumbers == 8) {
-    *static_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
-  } else if constexpr (kNumbers == 4) {
+  if constexpr (kNumbers == 4) {
     *static_cast<uint2*>(to) = make_uint2(words[0], words[1]);
   } else {
     *static_cast<uint32_t*>(to) = words[0];
@@ -234,7 +233,7 @@ __device__ void LoadTerms(const float* from, float (&b)[kTerms][kNumbers]) {
 // row, of every head; its part of the row's B stays in registers. Keys and values come from what the pages
 // get, so that they are those that other steps expand from the pages.
 template <int kRanks, int kRank>
-__global__ void __launch_bounds__(kThreads, FormTraits<kRanks, kRank>::kAll <= 20 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, (FormTraits<kRanks, kRank>::kBlocks))
     FormRows(const __grid_constant__ QueryCall call, const int row_elements, const int split_heads) {
   using T = FormTraits<kRanks, kRank>;
   constexpr int kNumbers = T::kNumbers;
