@@ -153,12 +153,31 @@ class PrefillConsumer {
 
   __device__ void Run() {
     if (group_ == T::kGroups - 1) PassTurn();
+    bool has_last = false;  // the task before still wants its last block's values
     for (int n = 0;; ++n) {
       ptx::BarrierWait(shared_.QueryFull(n & 1), (n >> 1) & 1);
       const PrefillTask task = PrefillTask::Read(shared_.Task(n));
+      const int first = task.first_position + group_ * 64;  // position of this warpgroup's first row
+      const bool exists = group_ * 64 < task.n_rows;
+      const int n_mine = exists ? min(task.n_blocks, (first + 63) / T::kTokens + 1) : 0;
+      if (has_last && n_mine == 0) {
+        AddLast();
+        Finish(n - 1, rows_.Total(0), rows_.Total(1));
+        has_last = false;
+      }
       if (task.n_blocks == 0) return;
-      Attend(task, n & 1);
-      if (group_ * 64 < task.n_rows) Finish(PrefillTask::Read(shared_.Task(n)));
+      for (int block = task.n_blocks - 1; block >= n_mine; --block) Skip();
+      if (n_mine > 0) {
+        if (has_last) {
+          Begin<true>(n, (n_mine - 1) * T::kTokens, first);
+        } else {
+          Begin<false>(n, (n_mine - 1) * T::kTokens, first);
+        }
+        for (int block = n_mine - 2; block >= 0; --block) Attend(block * T::kTokens, first);
+        last_ = at_, has_last = true;
+        at_.Advance(T::kStages);
+      }
+      Arrive(shared_.QueryEmpty(n & 1));
     }
   }
 
@@ -169,66 +188,76 @@ class PrefillConsumer {
     if (lane_ == 0) ptx::BarrierArrive(barrier);
   }
 
-  __device__ void Attend(const PrefillTask& task, int slot) {
-    const int first = task.first_position + group_ * 64;  // position of this warpgroup's first row
-    const bool exists = group_ * 64 < task.n_rows;
-    const int n_mine = exists ? min(task.n_blocks, (first + 63) / T::kTokens + 1) : 0;
-    for (int block = task.n_blocks - 1; block >= n_mine; --block) Skip();
-#pragma unroll
-    for (int i = 0; i < 32; ++i) out_[i] = 0.0f;
-    if (n_mine == 0) {
-      Arrive(shared_.QueryEmpty(slot));
-      return;
-    }
-    query_ = shared_.Query(slot) + group_ * 64 * 128;
-    const uint64_t query = wgmma::Tile(query_);
+  // The first block of the n-th task, tokens from `token` on. Where the task before is still to end, its last
+  // values are multiplied beside: a task of few blocks would else be mostly ends.
+  template <bool kEndsOther>
+  __device__ void Begin(int n, int token, int first) {
+    query_ = shared_.Query(n & 1) + group_ * 64 * 128;
     ptx::BarrierWait(shared_.KeysFull(at_.stage), at_.parity);
     TakeTurn();
     wgmma::Fence();
-    MultiplyKeys(query, at_.stage);
+    MultiplyKeys();
     wgmma::Commit();
+    if constexpr (kEndsOther) {
+      ptx::BarrierWait(shared_.ValuesFull(last_.stage), last_.parity);
+      wgmma::Fence();
+      MultiplyValues(last_.stage);
+      wgmma::Commit();
+    }
     PassTurn();
-    wgmma::Wait<0>();
+    wgmma::Wait<kEndsOther ? 1 : 0>();
     wgmma::Settle(score_);
-    Arrive(shared_.KeysEmpty(at_.stage));
-    Mask((n_mine - 1) * T::kTokens, first);
+    const float totals[2] = {kEndsOther ? rows_.Total(0) : 0.0f, kEndsOther ? rows_.Total(1) : 0.0f};
+    Mask(token, first);
     float factor[2], more[2];
     rows_.MoveBase(score_, true, factor);
     rows_.Weigh(score_, more);
     rows_.sum[0] = more[0], rows_.sum[1] = more[1];
-    PackWeights(score_, weight_);
-    for (int block = n_mine - 2; block >= 0; --block) {
-      const RingPosition before = at_;
-      at_.Advance(T::kStages);
-      ptx::BarrierWait(shared_.KeysFull(at_.stage), at_.parity);
-      TakeTurn();
-      wgmma::Fence();
-      MultiplyKeys(query, at_.stage);
-      wgmma::Commit();
-      ptx::BarrierWait(shared_.ValuesFull(before.stage), before.parity);
-      wgmma::Fence();
-      MultiplyValues(before.stage);
-      wgmma::Commit();
-      PassTurn();
-      wgmma::Wait<1>();
-      wgmma::Settle(score_);
-      const bool rescales = Weigh(block * T::kTokens, first, factor);
-      Arrive(shared_.KeysEmpty(at_.stage));
+    Arrive(shared_.KeysEmpty(at_.stage));
+    if constexpr (kEndsOther) {
       wgmma::Wait<0>();
       SettleValues();
-      Arrive(shared_.ValuesEmpty(before.stage));
-      if (rescales) Rescale(out_, factor);
-      PackWeights(score_, weight_);
+      Arrive(shared_.ValuesEmpty(last_.stage));
+      Finish(n - 1, totals[0], totals[1]);
     }
-    Arrive(shared_.QueryEmpty(slot));
-    ptx::BarrierWait(shared_.ValuesFull(at_.stage), at_.parity);
+#pragma unroll
+    for (int i = 0; i < 32; ++i) out_[i] = 0.0f;
+    PackWeights(score_, weight_);
+  }
+  // The values of the block before, and the next one's keys.
+  __device__ void Attend(int token, int first) {
+    const RingPosition before = at_;
+    at_.Advance(T::kStages);
+    ptx::BarrierWait(shared_.KeysFull(at_.stage), at_.parity);
+    TakeTurn();
     wgmma::Fence();
-    MultiplyValues(at_.stage);
+    MultiplyKeys();
+    wgmma::Commit();
+    ptx::BarrierWait(shared_.ValuesFull(before.stage), before.parity);
+    wgmma::Fence();
+    MultiplyValues(before.stage);
+    wgmma::Commit();
+    PassTurn();
+    wgmma::Wait<1>();
+    wgmma::Settle(score_);
+    float factor[2];
+    const bool rescales = Weigh(token, first, factor);
+    Arrive(shared_.KeysEmpty(at_.stage));
+    wgmma::Wait<0>();
+    SettleValues();
+    Arrive(shared_.ValuesEmpty(before.stage));
+    if (rescales) Rescale(out_, factor);
+    PackWeights(score_, weight_);
+  }
+  // The values of a task's last block, where no other task follows.
+  __device__ void AddLast() {
+    ptx::BarrierWait(shared_.ValuesFull(last_.stage), last_.parity);
+    wgmma::Fence();
+    MultiplyValues(last_.stage);
     wgmma::Commit();
     wgmma::Wait<0>();
     SettleValues();
-    Arrive(shared_.ValuesEmpty(at_.stage));
-    at_.Advance(T::kStages);
+    Arrive(shared_.ValuesEmpty(last_.stage));
   }
 
   // A block that none of this warpgroup's rows sees.
@@ -242,8 +271,8 @@ class PrefillConsumer {
     at_.Advance(T::kStages);
   }
 
-  __device__ void MultiplyKeys(uint64_t query, int stage) {
-    const uint64_t keys = wgmma::Tile(shared_.Keys(stage));
+  __device__ void MultiplyKeys() {
+    const uint64_t query = wgmma::Tile(query_), keys = wgmma::Tile(shared_.Keys(at_.stage));
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       wgmma::MmaShared<0, 0>(score_, query + step * wgmma::kColumnStep, keys + step * wgmma::kColumnStep,
@@ -296,11 +325,13 @@ class PrefillConsumer {
     return moves;
   }
 
-  __device__ void Finish(const PrefillTask& task) {
+  // The n-th task's output, whose rows' weights add up to the totals.
+  __device__ void Finish(int n, float total, float total_of_second) {
+    const PrefillTask task = PrefillTask::Read(shared_.Task(n));
     const int column = (lane_ & 3) * 2;
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
-      const float scale = 1.0f / (rows_.Total(k) * p_.rank);
+      const float scale = 1.0f / ((k == 0 ? total : total_of_second) * p_.rank);
 #pragma unroll
       for (int i = 0; i < 8; ++i) out_[4 * i + 2 * k] *= scale, out_[4 * i + 2 * k + 1] *= scale;
       if (p_.head_norm_weight != nullptr) Norm(k, column);
@@ -345,7 +376,7 @@ class PrefillConsumer {
   const PrefillParams& p_;
   const PrefillShared& shared_;
   const int group_, warp_, lane_;
-  RingPosition at_;
+  RingPosition at_, last_;
   float score_[T::kTokens / 2];
   uint32_t weight_[T::kTokens / 16][4];
   float out_[32];
