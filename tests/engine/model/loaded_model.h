@@ -41,7 +41,7 @@ class LoadedModel {
  public:
   // False: the device is not there.
   bool Load(const std::string& device, const ModelSpec& spec, const MemoryTensors& tensors, DType dtype,
-            int n_sequences, int n_text) {
+            DType pages, int n_sequences, int n_text) {
     auto made = MakeBackend({.device = device, .threads = 2});
     if (!made.ok()) {
       reason_ = made.status().ToString();
@@ -52,9 +52,9 @@ class LoadedModel {
                             .max_sequences = n_sequences,
                             .max_outputs = n_sequences,
                             .max_context = 512,
-                            .page_dtype = dtype};
+                            .page_dtype = pages};
     auto model = T6Model::Load(backend_.get(), spec, tensors, dtype, limits, nullptr);
-    auto cache = FactorCache::Create(backend_.get(), PageLayout(spec.attention, dtype), spec.n_layers,
+    auto cache = FactorCache::Create(backend_.get(), PageLayout(spec.attention, pages), spec.n_layers,
                                      n_sequences * kPagesEach);
     EXPECT_TRUE(model.ok()) << model.status();
     EXPECT_TRUE(cache.ok()) << cache.status();

@@ -72,10 +72,10 @@ class RecordedSamplingTest : public ::testing::TestWithParam<std::string> {
 TEST_P(RecordedSamplingTest, TiesMasksAndMixedRowsAreTheCpus) {
   const ExactModel exact;
   LoadedModel cpu;
-  if (!gpu_.Load(GetParam(), exact.spec, exact.tensors, DType::kBF16, 16, ExactModel::kText)) {
+  if (!gpu_.Load(GetParam(), exact.spec, exact.tensors, DType::kBF16, DType::kBF16, 16, ExactModel::kText)) {
     GTEST_SKIP() << gpu_.reason();
   }
-  ASSERT_TRUE(cpu.Load("cpu", exact.spec, exact.tensors, DType::kF32, 16, ExactModel::kText));
+  ASSERT_TRUE(cpu.Load("cpu", exact.spec, exact.tensors, DType::kF32, DType::kF32, 16, ExactModel::kText));
   const auto sampling = [](int kind, int row) {
     SamplingRow sampling = Greedy();
     sampling.seed = 11 * kind + row, sampling.output_index = row;
@@ -124,7 +124,7 @@ TEST_P(RecordedSamplingTest, ARowThatIsNotFiniteIsNamedAndLeavesNothing) {
     exact.embedding[static_cast<size_t>(kBad) * exact.spec.width + i] = std::bit_cast<float>(0xffffffffu);
   }
   exact.tensors.Add("transformer.wte.weight", {kVocab, exact.spec.width}, exact.embedding);
-  if (!gpu_.Load(GetParam(), exact.spec, exact.tensors, DType::kBF16, 16, ExactModel::kText)) {
+  if (!gpu_.Load(GetParam(), exact.spec, exact.tensors, DType::kBF16, DType::kBF16, 16, ExactModel::kText)) {
     GTEST_SKIP() << gpu_.reason();
   }
   for (const int n : {1, 2, 4, 8}) {
