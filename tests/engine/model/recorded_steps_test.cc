@@ -106,12 +106,13 @@ TEST_P(WideModelTest, AStepThatComesAgainGivesTheSame) {
   for (const int n : {1, 2, 3, 4, 5, 7, 8, 11, 16}) CheckSteps(n);
 }
 
-// The last is wider than 16 columns of each multiprocessor, of which a block writes more than a tile.
+// Rank 3 has no kernel of the whole step. The last is wider than 16 columns of each multiprocessor, of which
+// a block writes more than a tile.
 INSTANTIATE_TEST_SUITE_P(
     cuda, WideModelTest,
     ::testing::Values(WideCase{"h78", {78, 6, 2}}, WideCase{"h47_norm", {47, 6, 2, true}},
                       WideCase{"h32", {32, 16, 1}}, WideCase{"h100", {100, 6, 2}},
-                      WideCase{"h78_fp8", {78, 6, 2}, DType::kFp8},
+                      WideCase{"h22_rank3", {22, 6, 3}}, WideCase{"h78_fp8", {78, 6, 2}, DType::kFp8},
                       WideCase{"h32_fp8", {32, 16, 1}, DType::kFp8},
                       WideCase{"w2560", {.h = 40, .rank_q = 6, .rank = 2, .width = 2560, .mlp_width = 6826}}),
     ::testing::PrintToStringParamName());
