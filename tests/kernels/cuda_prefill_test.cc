@@ -7,6 +7,7 @@
 #include "engine/backend/cuda/multi_row_attention.h"
 #include "engine/backend/cuda/simple_attention.h"
 #include "engine/backend/cuda/tpa_attention.h"
+#include "engine/base/page_tokens.h"
 #include "tests/support/attention_world.h"
 #include "tests/support/cuda_on_device.h"
 
@@ -54,12 +55,13 @@ struct Case {
   int fixed_split_pages = 0;
   bool stores = true;
   bool pads_rows = false;  // of projections, to 64 numbers
+  int max_context = 2048;
 };
 
 // Runs a step on the device and holds sampled rows against the reference.
 class Harness {
  public:
-  Harness(const Case& c, uint32_t seed) : case_(c), world_(Spec(c), DType::kBF16, 256, 2048, seed) {}
+  Harness(const Case& c, uint32_t seed) : case_(c), world_(Spec(c), DType::kBF16, 256, c.max_context, seed) {}
 
   static AttentionSpec Spec(const Case& c) {
     AttentionSpec spec = MakeSpec(c.h, c.d, c.rank_q, c.rank, c.rank, c.rotary_dim);
@@ -284,6 +286,18 @@ TEST(CudaPrefill, LongContextIsSplitAndMerged) {
     harness.Prefill(0, 1900 - rows);
     harness.Run(harness.world().MakePlan({{0, rows}}));
   }
+}
+
+// A context whose heads are dealt to the multiprocessors in different numbers of pieces: where some have no
+// partial result, the step before has left NaN.
+TEST(CudaPrefill, HeadsInDifferentNumbersOfPiecesAreMerged) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  constexpr int kLength = 112 * kPageTokens, kRows = 40;
+  Harness harness({.name = "pieces", .h = 90, .d = 64, .rank = 1, .rank_q = 2, .max_context = kLength}, 5);
+  harness.world().AddSequence(kLength);
+  harness.Prefill(0, kLength - kRows);
+  harness.Poison();
+  harness.Run(harness.world().MakePlan({{0, kRows}}));
 }
 
 // Adds `level` of a token's position, in powers of two and a little rounding alike for all rows, to every

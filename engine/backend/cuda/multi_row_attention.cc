@@ -107,6 +107,7 @@ class MultiRowAttention final : public AttentionPath {
   };
 
   Status CopyPlan(cudaStream_t stream);
+  Status ClearEmptyPartials(cudaStream_t stream);
   Status MakeMaps(const AttentionSpec& spec);
   StatusOr<const PageMaps*> MapsOf(const LayerPages& pages, const DecodeShape& shape);
   // Heads whose expanded keys and values the scratch holds at once.
@@ -127,6 +128,7 @@ class MultiRowAttention final : public AttentionPath {
   DeviceMemory workspace_, arrays_;
   Staging staging_;
   int64_t query_rows_ = 0, scratch_bytes_ = 0;
+  size_t row_heads_ = 0, head_dim_ = 0;  // of a row of partial results
   Workspace at_{};
   std::array<const RowsInstance*, kNumRowsWidths> instances_{};
   PrefillMaps prefill_maps_{};
@@ -168,6 +170,7 @@ Status MultiRowAttention::Reserve(const StepLimits& limits, const AttentionSpec&
   if (!Supports(spec, page_dtype_).ok()) return absl::OkStatus();
   const Capacity capacity(limits, spec, options_, n_sms_);
   at_ = capacity.Layout(spec);
+  row_heads_ = spec.n_heads, head_dim_ = spec.head_dim;
   query_rows_ = capacity.query_rows, scratch_bytes_ = capacity.scratch_bytes;
   T6_RETURN_IF_ERROR(workspace_.Allocate(at_.total));
   // Tiles read queries behind their last row: finite ones, or they would be looked at twice.
@@ -241,7 +244,23 @@ Status MultiRowAttention::CopyPlan(cudaStream_t stream) {
   device_plan_.expands = put(plan_.expands), device_plan_.old_expands = put(plan_.old_expands);
   device_plan_.scratch_tokens = put(plan_.scratch_tokens);
   if (!fits) return Internal("a plan of {} bytes; {} are reserved", used, staging_.size());
+  T6_RETURN_IF_ERROR(ClearEmptyPartials(stream));
   return staging_.Copy(arrays_.as<void>(), used, stream);
+}
+
+// To bases so low that whatever finite is there weighs nothing.
+Status MultiRowAttention::ClearEmptyPartials(cudaStream_t stream) {
+  constexpr int kByte = 0xf1;  // four are -2.4e30
+  auto* base = workspace_.as<uint8_t>();
+  for (const EmptyPartials& rows : plan_.empties) {
+    const size_t first = rows.begin * row_heads_, n = (rows.end - rows.begin) * row_heads_;
+    const size_t out_bytes = head_dim_ * sizeof(float);
+    T6_RETURN_IF_CUDA_ERROR(
+        cudaMemsetAsync(base + at_.partial_out + first * out_bytes, kByte, n * out_bytes, stream));
+    T6_RETURN_IF_CUDA_ERROR(cudaMemsetAsync(base + at_.partial_max_sum + first * sizeof(float2), kByte,
+                                            n * sizeof(float2), stream));
+  }
+  return absl::OkStatus();
 }
 
 Status MultiRowAttention::Run(const TpaAttentionParams& params, const AttentionStep& step, int /*min_rows*/,

@@ -1,19 +1,18 @@
 #include "engine/backend/cuda/rows_plan.h"
 
 #include <algorithm>
-#include <functional>
 #include <limits>
-#include <queue>
 
+#include "engine/backend/cuda/rows_shares.h"
 #include "engine/base/page_tokens.h"
 
 namespace t6::cuda {
 namespace {
 
-// What a task costs besides its pages, in pages.
-constexpr int kTaskPages = 4;
 // Measured: 128 rows on 1k are faster as a chunk, 200 on 2k as blocks.
 constexpr int kShortContext = 9;
+// Pages from which on a block may be cut anywhere.
+constexpr int kLongBlock = 64;
 constexpr int kSeesAll = std::numeric_limits<int32_t>::max() / 2;
 
 int CeilDiv(int64_t x, int64_t y) { return static_cast<int>((x + y - 1) / y); }
@@ -22,13 +21,6 @@ int WidthOf(int n_rows) {
   while (kRowsWidths[i] < n_rows) ++i;
   return i;
 }
-
-// How a width's blocks are cut: into equal splits of at most so many pages, or into splits of just so many
-// and what is left.
-struct Cut {
-  int pages = 0;
-  bool is_even = true;
-};
 
 // Rows that attend to the same pages.
 struct Block {
@@ -51,11 +43,7 @@ class Planner {
     for (int s = 0; s < step_.n_sequences(); ++s) {
       if (plan_.takes[s] == 0 && n_rows(s) >= min_rows) TakeSequence(s);
     }
-    for (int width = 0; width < kNumRowsWidths; ++width) {
-      if (std::any_of(blocks_.begin(), blocks_.end(), [&](const Block& b) { return b.width == width; })) {
-        DealTasks(width);
-      }
-    }
+    for (int width = 0; width < kNumRowsWidths; ++width) DealTasks(width);
     plan_.n_zeros = static_cast<int>(zeros_.size());
     plan_.scratch_tokens.insert(plan_.scratch_tokens.end(), zeros_.begin(), zeros_.end());
     std::sort(plan_.tiles.begin(), plan_.tiles.end(), [](const PrefillTile& a, const PrefillTile& b) {
@@ -177,127 +165,102 @@ class Planner {
     }
   }
 
-  int Groups(int width) const { return CeilDiv(options_.n_heads, options_.group_heads[width]); }
-  int Splits(const Block& block, int split_pages) const { return CeilDiv(block.task.n_pages, split_pages); }
-
-  int64_t PartialRows(int width, int split_pages) const {
-    int64_t rows = 0;
+  // The width's blocks and what they take, for `work_` and `shares_`.
+  void CollectWork(int width) {
+    own_.clear(), work_.block_pages.clear();
     for (const Block& b : blocks_) {
-      if (b.width != width) continue;
-      const int splits = Splits(b, split_pages);
-      if (splits > 1 || b.is_merged) rows += static_cast<int64_t>(splits) * b.task.n_rows;
+      if (b.width == width) own_.push_back(&b), work_.block_pages.push_back(b.task.n_pages);
     }
-    return rows;
+    work_.n_groups = CeilDiv(options_.n_heads, options_.group_heads[width]);
+    work_.n_multiprocessors = options_.n_blocks;
+    work_.next_task_time = options_.next_task_pages[width];
   }
 
-  // The time of a width's tasks, in pages, when the longest are dealt first.
-  int64_t Makespan(int width, Cut cut) {
-    sizes_.clear();
-    for (const Block& b : blocks_) {
-      if (b.width != width) continue;
-      const int splits = Splits(b, cut.pages), groups = Groups(width);
-      for (int i = 0; i < splits; ++i) {
-        sizes_.insert(sizes_.end(), groups, SplitBegin(b, i + 1, cut) - SplitBegin(b, i, cut));
-      }
+  // Partial rows for as many pieces of a block as one group has, and whether there is room for them and for
+  // those that the widths to come cannot do without.
+  bool HasRoom(int width, const std::vector<int>& pieces) const {
+    int64_t rows = partial_rows_;
+    for (const Block& b : blocks_) rows += b.width > width && b.is_merged ? b.task.n_rows : 0;
+    for (size_t i = 0; i < own_.size(); ++i) {
+      if (pieces[i] > 1 || own_[i]->is_merged) rows += int64_t{pieces[i]} * own_[i]->task.n_rows;
     }
-    std::sort(sizes_.begin(), sizes_.end(), std::greater<>());
-    std::priority_queue<int64_t, std::vector<int64_t>, std::greater<>> loads;
-    for (int i = 0; i < options_.n_blocks; ++i) loads.push(0);
-    int64_t most = 0;
-    for (const int size : sizes_) {
-      const int64_t load = loads.top() + size + kTaskPages;
-      loads.pop(), loads.push(load);
-      most = std::max(most, load);
-    }
-    return most;
-  }
-  int SplitBegin(const Block& b, int split, Cut cut) {
-    if (!cut.is_even) return std::min(split * cut.pages, b.task.n_pages);
-    return static_cast<int>(static_cast<int64_t>(b.task.n_pages) * split / Splits(b, cut.pages));
+    return rows <= options_.max_partial_rows;
   }
 
-  Cut ChooseCut(int width) {
+  // Blocks of at most `pages` a split.
+  void ConsiderSplits(int width, int64_t pages, RowsShares* best) {
+    splits_.clear();
+    for (const int n : work_.block_pages) splits_.push_back(CeilDiv(n, std::max<int64_t>(pages, 1)));
+    if (!HasRoom(width, splits_)) return;
+    DealEvenSplits(work_, splits_, &shares_);
+    if (best->pieces.empty() || shares_.time < best->time) std::swap(*best, shares_);
+  }
+
+  // The most pieces that a group of heads has of each block.
+  void CountPieces(const RowsShares& shares) {
+    counts_.assign(own_.size() * work_.n_groups, 0), splits_.assign(own_.size(), 0);
+    for (const RowsPiece& piece : shares.pieces) {
+      const int n = ++counts_[piece.block * work_.n_groups + piece.group];
+      splits_[piece.block] = std::max(splits_[piece.block], n);
+    }
+  }
+
+  RowsShares ChooseShares(int width) {
     int64_t total = 0;
-    int most_pages = 1;
-    for (const Block& b : blocks_) {
-      if (b.width != width) continue;
-      total += static_cast<int64_t>(b.task.n_pages) * Groups(width);
-      most_pages = std::max(most_pages, b.task.n_pages);
-    }
-    // Partial rows that are taken, and those that the widths to come cannot do without.
-    int64_t others = partial_rows_;
-    for (const Block& b : blocks_) others += b.width > width && b.is_merged ? b.task.n_rows : 0;
-    Cut best{most_pages};
-    int64_t best_time = Makespan(width, best);
-    const auto consider = [&](int64_t pages, bool is_even = true) {
-      const Cut cut{static_cast<int>(std::clamp<int64_t>(pages, 1, most_pages)), is_even};
-      if (PartialRows(width, cut.pages) + others > options_.max_partial_rows) return;
-      const int64_t time = Makespan(width, cut);
-      if (time < best_time) best = cut, best_time = time;
-    };
+    for (const int n : work_.block_pages) total += int64_t{n} * work_.n_groups;
+    const int most_pages = *std::max_element(work_.block_pages.begin(), work_.block_pages.end());
+    RowsShares best;
+    splits_.assign(own_.size(), 1);
+    DealEvenSplits(work_, splits_, &best);
     for (int waves = 1; waves <= 3; ++waves) {
       const int64_t share = CeilDiv(total, static_cast<int64_t>(options_.n_blocks) * waves);
-      consider(share);
-      consider(share + share / 16 + 1);
-      const int splits = options_.n_blocks * waves / Groups(width);
-      if (splits > 0) consider(CeilDiv(most_pages, splits));
+      ConsiderSplits(width, share, &best);
+      ConsiderSplits(width, share + share / 16 + 1, &best);
+      const int splits = options_.n_blocks * waves / work_.n_groups;
+      if (splits > 0) ConsiderSplits(width, CeilDiv(most_pages, splits), &best);
     }
-    // One split for each multiprocessor as far as the groups go, all groups of a split at once, so that they
-    // find its pages in L2; the multiprocessors that are left do a shorter split's groups in as many rounds
-    // as that takes: splits * pages + left = most_pages, rounds * (left + kTaskPages) = pages + kTaskPages.
-    const int groups = Groups(width), splits = options_.n_blocks / groups;
-    const int left_blocks = options_.n_blocks - splits * groups;
-    if (splits > 0 && left_blocks > 0) {
-      const int rounds = CeilDiv(groups, left_blocks);
-      consider(CeilDiv(int64_t{rounds} * most_pages + (rounds - 1) * kTaskPages, rounds * splits + 1), false);
+    const int least_pages = *std::min_element(work_.block_pages.begin(), work_.block_pages.end());
+    if (least_pages >= kLongBlock && DealLines(work_, best.time, &shares_)) {
+      CountPieces(shares_);
+      if (HasRoom(width, splits_)) return shares_;
     }
     return best;
   }
 
   void DealTasks(int width) {
-    const Cut cut = ChooseCut(width);
-    tasks_.clear();
-    for (const Block& b : blocks_) {
-      if (b.width == width) SplitBlock(b, cut);
-    }
-    std::stable_sort(tasks_.begin(), tasks_.end(),
-                     [](const RowsTask& a, const RowsTask& b) { return a.n_pages > b.n_pages; });
-    using Load = std::pair<int64_t, int>;  // pages, block
-    std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
-    for (int i = 0; i < options_.n_blocks; ++i) loads.push({0, i});
-    std::vector<std::vector<int>> of_block(options_.n_blocks);
-    for (int i = 0; i < static_cast<int>(tasks_.size()); ++i) {
-      const auto [load, block] = loads.top();
-      loads.pop(), loads.push({load + tasks_[i].n_pages + kTaskPages, block});
-      of_block[block].push_back(i);
+    CollectWork(width);
+    if (own_.empty()) return;
+    const RowsShares shares = ChooseShares(width);
+    CountPieces(shares);
+    std::vector<int> first_partial(own_.size(), -1);
+    for (size_t i = 0; i < own_.size(); ++i) {
+      if (splits_[i] == 1 && !own_[i]->is_merged) continue;
+      AddMerges(*own_[i], splits_[i], counts_.data() + i * work_.n_groups);
+      first_partial[i] = partial_rows_;
+      partial_rows_ += splits_[i] * own_[i]->task.n_rows;
     }
     RowsTasks& dealt = plan_.by_width[width];
-    dealt.block_begin.push_back(0);
-    for (const std::vector<int>& indices : of_block) {
-      for (const int i : indices) dealt.tasks.push_back(tasks_[i]);
-      dealt.block_begin.push_back(static_cast<int32_t>(dealt.tasks.size()));
-    }
-  }
-
-  void SplitBlock(const Block& block, Cut cut) {
-    const int splits = Splits(block, cut.pages);
-    const bool merges = splits > 1 || block.is_merged;
-    if (merges) AddMerges(block, splits);
-    for (int split = 0; split < splits; ++split) {
+    dealt.block_begin = shares.begin;
+    std::vector<int> done(counts_.size(), 0);
+    for (const RowsPiece& piece : shares.pieces) {
+      const Block& block = *own_[piece.block];
       RowsTask task = block.task;
-      const int begin = SplitBegin(block, split, cut), end = SplitBegin(block, split + 1, cut);
-      task.page_offset += begin, task.first_token += begin * kPageTokens, task.n_pages = end - begin;
-      task.partial_row = merges ? partial_rows_ + split * task.n_rows : -1;
-      for (int head = 0; head < options_.n_heads; head += options_.group_heads[block.width]) {
-        task.head = head;
-        tasks_.push_back(task);
-      }
+      const int at = piece.block * work_.n_groups + piece.group;
+      task.page_offset += piece.begin, task.first_token += piece.begin * kPageTokens;
+      task.n_pages = piece.end - piece.begin, task.head = piece.group * options_.group_heads[width];
+      const int first = first_partial[piece.block];
+      task.partial_row = first < 0 ? -1 : first + done[at]++ * task.n_rows;
+      dealt.tasks.push_back(task);
     }
-    if (merges) partial_rows_ += splits * block.task.n_rows;
   }
 
-  void AddMerges(const Block& block, int splits) {
-    for (int i = 0; i < block.task.n_rows; ++i) {
+  // n_partials: of each group of heads, at most `most`.
+  void AddMerges(const Block& block, int most, const int* n_partials) {
+    const int n_rows = block.task.n_rows, least = *std::min_element(n_partials, n_partials + work_.n_groups);
+    if (least < most) {
+      plan_.empties.push_back({partial_rows_ + least * n_rows, partial_rows_ + most * n_rows});
+    }
+    for (int i = 0; i < n_rows; ++i) {
       if (merge_of_.empty()) merge_of_.assign(step_.n_rows(), -1);
       int& merge = merge_of_[block.task.row + i];
       if (merge < 0) {
@@ -305,8 +268,8 @@ class Planner {
         plan_.merges.push_back({block.task.row + i, {0, 0}, {0, 0}, {0, 0}});
       }
       RowsMerge& m = plan_.merges[merge];
-      m.begin[block.run] = partial_rows_ + i, m.n[block.run] = splits;
-      m.stride[block.run] = block.task.n_rows;
+      m.begin[block.run] = partial_rows_ + i, m.n[block.run] = most;
+      m.stride[block.run] = n_rows;
     }
   }
 
@@ -315,9 +278,12 @@ class Planner {
   RowsPlan& plan_;
   std::vector<Block> blocks_;
   std::vector<int> merge_of_;  // a row's index in plan.merges
-  std::vector<int> sizes_;
-  std::vector<RowsTask> tasks_;
   std::vector<int32_t> zeros_;
+  // Of the width that is being dealt.
+  std::vector<const Block*> own_;
+  RowsWork work_;
+  RowsShares shares_;
+  std::vector<int> splits_, counts_;  // pieces of each block: of the group with most, of each group
   int merged_rows_ = 0, partial_rows_ = 0;
 };
 
@@ -325,7 +291,7 @@ class Planner {
 
 void RowsPlan::Clear() {
   for (RowsTasks& t : by_width) t.tasks.clear(), t.block_begin.clear();
-  merges.clear(), tiles.clear(), expands.clear(), takes.clear();
+  merges.clear(), empties.clear(), tiles.clear(), expands.clear(), takes.clear();
   old_expands.clear(), scratch_tokens.clear();
   n_zeros = n_scratch_tokens = 0, fits = true;
 }

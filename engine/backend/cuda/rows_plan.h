@@ -2,8 +2,8 @@
 // the kernels from device memory, so that nothing but grids depends on it. Pure host code, no device needed.
 //
 // Rows that attend to the same pages form a block: consecutive rows of a sequence, or one row of each
-// sequence on a shared prefix. A block's pages are cut into equal splits, its heads into groups; each (block,
-// split, group) is a task of the rows kernel. Long chunks of one sequence become tiles of the prefill kernel
+// sequence on a shared prefix. Its heads are in groups, and for each group its pages are cut into pieces,
+// tasks of the rows kernel (rows_shares.h). Long chunks of one sequence become tiles of the prefill kernel
 // instead.
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace t6::cuda {
 
-// 48 bytes. A block's split and head group.
+// 48 bytes. Some pages of a block, for a group of heads.
 struct alignas(16) RowsTask {
   int32_t row, n_rows;                    // of the queries
   int32_t page_offset, n_pages;           // of its pages in page_ids
@@ -33,6 +33,11 @@ static_assert(sizeof(RowsTask) == 48);
 struct RowsMerge {
   int32_t row;
   int32_t begin[2], n[2], stride[2];
+};
+
+// Partial rows [begin, end) that some heads do not have: merges read them, so they must weigh nothing.
+struct EmptyPartials {
+  int32_t begin, end;
 };
 
 // Up to so many rows of one sequence, from first_position on, whose expanded keys and values lie from
@@ -55,6 +60,8 @@ struct RowsPlanOptions {
   int n_blocks = 0;  // multiprocessors
   int n_heads = 0;
   int group_heads[kNumRowsWidths] = {};  // heads of a task, for each width
+  // What a task takes besides its pages, in pages, behind another one on the same multiprocessor; measured.
+  int next_task_pages[kNumRowsWidths] = {4, 4, 8, 8};
   int max_partial_rows = 0;
   // Chunks of at least so many rows go to the prefill kernel, where their tokens fit, and those of more than
   // a block on a short context; 0: none do.
@@ -83,6 +90,7 @@ struct RowsTasks {
 struct RowsPlan {
   RowsTasks by_width[kNumRowsWidths];
   std::vector<RowsMerge> merges;
+  std::vector<EmptyPartials> empties;
   std::vector<PrefillTile> tiles;
   std::vector<ExpandPage> expands;
   // With stores_rows: pages' tokens from before the step, each row's token in scratch (-1: none), and behind
