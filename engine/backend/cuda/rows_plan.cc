@@ -127,16 +127,14 @@ class Planner {
       for (int token = length; token < tokens; ++token) zeros_.push_back(base + token);
     }
     plan_.n_scratch_tokens += tokens;
-    for (int row = step_.row_begin[s], n = 0; row < step_.row_begin[s + 1]; row += n) {
-      n = TileRows(step_.row_begin[s + 1] - row);
+    // The short tile is the first, which sees least; the others begin where a warpgroup's would.
+    const int all = options_.prefill_tile_rows, part = all / 3, end = step_.row_begin[s + 1];
+    int n = CeilDiv((end - step_.row_begin[s]) % all, part) * part;
+    if (n == 0) n = all;
+    for (int row = step_.row_begin[s]; row < end; row += n, n = all) {
+      n = std::min(n, end - row);
       plan_.tiles.push_back({row, n, first_position(s) + row - step_.row_begin[s], base});
     }
-  }
-
-  // Of `left` rows: a last tile of few rows would take as long as one of two thirds.
-  int TileRows(int left) const {
-    const int all = options_.prefill_tile_rows, part = all / 3;
-    return left > all && left <= all + part ? all - part : std::min(all, left);
   }
 
   void AddSequenceBlocks(int s, int first_page, int run, bool is_merged) {
