@@ -7,6 +7,7 @@
 #if T6_PTX_HAS_SM90
 #include "engine/backend/cuda/rows_collector.cuh"
 #include "engine/backend/cuda/rows_factored_consumer.cuh"
+#include "engine/backend/cuda/rows_fencer.cuh"
 #include "engine/backend/cuda/rows_producer.cuh"
 #include "engine/backend/cuda/rows_weigher.cuh"
 #endif
@@ -39,7 +40,9 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   InitRowsBarriers(shared, T::kGroups * 4, T::kGroups * 4);
   if (group == T::kGroups) {
     wgmma::GiveRegisters<T::kProducerRegisters>();
-    if (threadIdx.x / 32 == T::kGroups * 4) RowsProducer<T>(p, maps, shared, threadIdx.x % 32).Run(false);
+    if (threadIdx.x / 32 == T::kGroups * 4) {
+      RowsProducer<T, 1>(p, maps, shared, 0, threadIdx.x % 32).Run(false);
+    }
   } else {
     wgmma::TakeRegisters<T::kConsumerRegisters>();
     ptx::WaitForPriorKernels();
@@ -58,8 +61,9 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   const int group = WarpGroup();
   if (threadIdx.x == 0) {
     ptx::BarrierInit(shared.SumsFull(), T::kWeighers * 4), ptx::BarrierInit(shared.SumsEmpty(), 4);
-    for (int i = 0; i < 2 * T::kWeighers * T::kWeightTiles; ++i) {
-      ptx::BarrierInit(shared.WeightsFull(0, i), 4);
+    for (int i = 0; i < T::kWeighers * T::kWeightTiles; ++i) {
+      ptx::BarrierInit(shared.WeightsStored(0, i), 4), ptx::BarrierInit(shared.WeightsFull(0, i), 1);
+      ptx::BarrierInit(shared.WeightsEmpty(0, i), 4);
     }
     *shared.again = 0;
   }
@@ -69,15 +73,20 @@ __global__ void __launch_bounds__(T::kThreads, 1)
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
       role.Run(pass > 0);
-      ptx::NamedBarrier(kRowsAgainBarrier, (T::kWeighers + 1) * 128 + 32);
+      ptx::NamedBarrier(kRowsAgainBarrier, T::kThreads);
       if (*shared.again == 0) break;
     }
   };
   if (group == T::kWeighers + 1) {
     wgmma::GiveRegisters<T::kProducerRegisters>();
-    if (threadIdx.x / 32 == (T::kWeighers + 1) * 4) {
-      RowsProducer<T> producer(p, maps, shared, threadIdx.x % 32);
+    static_assert(T::kWeighers == 2);  // four warps: two producers and as many fencers
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0), lane = threadIdx.x % 32;
+    if (warp < 2) {
+      RowsProducer<T, 2> producer(p, maps, shared, warp, lane);
       run(producer);
+    } else {
+      RowsFencer<T> fencer(p, shared, warp - 2, lane);
+      run(fencer);
     }
   } else if (group < T::kWeighers) {
     wgmma::TakeRegisters<T::kWeigherRegisters>();

@@ -38,8 +38,8 @@ struct FactoredTraits {
 };
 
 // Blocks of up to kRows rows from expanded keys and values: two weigher warpgroups, each with heads of its
-// own, a collector warpgroup for all heads, and a producer warp whose stages, halves of pages, the former and
-// the latter read in turns.
+// own, a collector warpgroup for all heads, and four more warps: producers of the stages, halves of pages,
+// one for the weighers' and one for the collector's, and for each weigher one that fences its weights.
 template <int kRankT, int kRowsT, int kHeadsT>
 struct ExpandedTraits {
   static constexpr int kRank = kRankT;         // R_K = R_V
@@ -106,6 +106,9 @@ struct ExpandedShared : RowsShared<T> {
   }
   __device__ uint32_t WeightsEmpty(int weigher, int i) const {
     return WeightsFull(T::kWeighers + weigher, i);
+  }
+  __device__ uint32_t WeightsStored(int weigher, int i) const {
+    return WeightsFull(2 * T::kWeighers + weigher, i);
   }
   __device__ uint32_t Query(int head) const { return this->Stage(T::kStages) + head * T::kTileBytes; }
   __device__ uint32_t Weights(int weigher, int i) const {

@@ -1,16 +1,19 @@
-// The producer warp of the rows kernels: pages' halves into the ring of stages.
+// Producer warps of the rows kernels: pages' halves into the ring of stages.
 #pragma once
 
 #include "engine/backend/cuda/rows_params.cuh"
 
 namespace t6::cuda {
 
-// All lanes walk; lane 0 issues.
-template <class T>
+// All lanes walk; lane 0 issues. Of kProducers warps, which each have halves of their own of every page, so
+// that none waits for a stage that another one's readers hold: the stages of a producer are `first`, `first`
+// + kProducers and so on.
+template <class T, int kProducers>
 class RowsProducer {
  public:
-  __device__ RowsProducer(const RowsParams& p, const RowsMaps& maps, const RowsShared<T>& shared, int lane)
-      : p_(p), maps_(maps), shared_(shared), lane_(lane), policy_(ptx::EvictNormalPolicy()) {}
+  __device__ RowsProducer(const RowsParams& p, const RowsMaps& maps, const RowsShared<T>& shared, int first,
+                          int lane)
+      : p_(p), maps_(maps), shared_(shared), first_(first), lane_(lane), policy_(ptx::EvictNormalPolicy()) {}
 
   // `again`: every task twice.
   __device__ void Run(bool again) {
@@ -30,8 +33,10 @@ class RowsProducer {
         const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
         if (task.first_token + (base + i + 1) * 64 > task.first_new) WaitForWrites();
         if (lane_ == 0) {
-          CopyHalf(row, task.head);
-          CopyHalf(row + p_.half_rows, task.head);
+#pragma unroll
+          for (int half = 0; half < 2; half += kProducers) {
+            CopyHalf(row + (half + first_) * p_.half_rows, task.head);
+          }
         }
         __syncwarp();
       }
@@ -44,8 +49,9 @@ class RowsProducer {
   }
   __device__ void CopyHalf(int32_t row, int head) {
     constexpr int kRows = T::kRank * 64, kBoxRows = kRows < 256 ? kRows : 256;
-    ptx::BarrierWaitPatiently(shared_.Empty(at_.stage), at_.parity ^ 1);
-    const uint32_t stage = shared_.Stage(at_.stage), barrier = shared_.Full(at_.stage);
+    const int index = at_.stage * kProducers + first_;
+    ptx::BarrierWaitPatiently(shared_.Empty(index), at_.parity ^ 1);
+    const uint32_t stage = shared_.Stage(index), barrier = shared_.Full(index);
     ptx::BarrierExpectBytes(barrier, T::kRank * (T::kRankBytes + T::kBlockHeads * 128));
 #pragma unroll
     for (int done = 0; done < kRows; done += kBoxRows) {
@@ -56,15 +62,15 @@ class RowsProducer {
       ptx::CopyBox(stage + T::kRank * T::kRankBytes + r * T::kHeadBytes, &maps_.heads, 0,
                    row + kRows + r * p_.n_heads + head, barrier, policy_);
     }
-    at_.Advance(T::kStages);
+    at_.Advance(T::kStages / kProducers);
   }
 
   const RowsParams& p_;
   const RowsMaps& maps_;
   const RowsShared<T>& shared_;
-  int lane_;
+  const int first_, lane_;
   uint64_t policy_;
-  RingPosition at_;
+  RingPosition at_;  // of the producer's own stages
   bool waited_ = false;
 };
 

@@ -139,13 +139,11 @@ class RowsWeigher {
     // Pages that all rows see, but for the last, where no base has to be subtracted.
     const int n_plain =
         shifts_ ? 0 : min(task.n_pages - 1, (task.first_position + 1 - task.first_token) / 64);
-    gives_ = false;
     int page = 0;
 #pragma unroll 1
     for (; page < n_plain; ++page) AttendPage<true>(task, page);
 #pragma unroll 1
     for (; page < task.n_pages; ++page) AttendPage<false>(task, page);
-    GiveWeights();
     GiveSums();
   }
 
@@ -159,15 +157,18 @@ class RowsWeigher {
     for (int h = 0; h < kH; ++h) {
       const bool ends_page = h + 1 == kH;
       const bool ends = !kIsPlain && ends_page && page + 1 == task.n_pages;
+      const int stage = Stage();
+      bool is_full = true;  // the next page's stage; asked for early, since the answer takes a while
+      if (ends_page) {
+        at_.Advance(T::kStages / 2);
+        if (!ends) is_full = ptx::BarrierTryWait(shared_.Full(Stage()), at_.parity);
+      }
       Multiply(first_head_ + h);
-      GiveWeights();
       const uint32_t weights = shared_.Weights(group_, slot * kH + h);
       const uint32_t empty = shared_.WeightsEmpty(group_, slot * kH + h);
       const bool is_empty = ptx::BarrierTryWait(empty, parity);
-      const int stage = Stage();
       if (ends_page) {
-        at_.Advance(T::kStages / 2);
-        if (!ends) WaitFull();
+        if (!is_full) WaitFull();
         Arrive(shared_.Empty(stage));
       }
       WaitForScores();
@@ -180,16 +181,10 @@ class RowsWeigher {
       StoreWeights<0, kEarly>(h, weights);
       if (!ends) Expand(first_head_ + (h + 1) % kH);
       StoreWeights<kEarly, kN / 8>(h, weights);
-      full_ = shared_.WeightsFull(group_, slot * kH + h), gives_ = true;
+      __syncwarp();
+      Arrive(shared_.WeightsStored(group_, slot * kH + h));
     }
     to_.Advance(T::kWeightSlots);
-  }
-  // Those that are stored, behind the next product: the fence takes a while.
-  __device__ void GiveWeights() {
-    wgmma::FenceShared();
-    __syncwarp();
-    if (gives_) Arrive(full_);
-    gives_ = false;
   }
 
   // Scores of rows 8 kFrom up to 8 kTo become weights, [kN][64 tokens] in shared memory.
@@ -318,11 +313,10 @@ class RowsWeigher {
   const RowsParams& p_;
   const ExpandedShared<T> shared_;  // a copy: addresses stay in registers
   const int group_, first_head_, thread_, warp_, lane_;
-  uint32_t key_offset_, weights_offset_, stage_ = 0, full_ = 0;
+  uint32_t key_offset_, weights_offset_, stage_ = 0;
   int head_offset_;
   RingPosition at_, to_;  // pages of stages and of tiles of weights
   int n_tasks_ = 0;
-  bool gives_ = false;   // weights are stored, of which full_ does not know
   bool shifts_ = false;  // a base is not 0
   uint32_t factor_[kR][4][4];
   uint32_t key_[4][4];
