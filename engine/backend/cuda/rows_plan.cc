@@ -203,9 +203,19 @@ class Planner {
     }
   }
 
+  // Lines that end sooner than `most`, to shares_.
+  bool ConsiderLines(int width, int64_t most) {
+    const int least_pages = *std::min_element(work_.block_pages.begin(), work_.block_pages.end());
+    if (least_pages < kLongBlock || !DealLines(work_, most, &shares_)) return false;
+    CountPieces(shares_);
+    return HasRoom(width, splits_);
+  }
+
   RowsShares ChooseShares(int width) {
     int64_t total = 0;
     for (const int n : work_.block_pages) total += int64_t{n} * work_.n_groups;
+    // What follows takes the host as long as a layer: not where there is next to nothing to be won.
+    if (ConsiderLines(width, total / options_.n_blocks + 2 * work_.next_task_time)) return shares_;
     const int most_pages = *std::max_element(work_.block_pages.begin(), work_.block_pages.end());
     RowsShares best;
     splits_.assign(own_.size(), 1);
@@ -217,12 +227,7 @@ class Planner {
       const int splits = options_.n_blocks * waves / work_.n_groups;
       if (splits > 0) ConsiderSplits(width, CeilDiv(most_pages, splits), &best);
     }
-    const int least_pages = *std::min_element(work_.block_pages.begin(), work_.block_pages.end());
-    if (least_pages >= kLongBlock && DealLines(work_, best.time, &shares_)) {
-      CountPieces(shares_);
-      if (HasRoom(width, splits_)) return shares_;
-    }
-    return best;
+    return ConsiderLines(width, best.time) ? shares_ : best;
   }
 
   void DealTasks(int width) {
