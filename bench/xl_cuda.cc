@@ -139,9 +139,13 @@ class XlBench {
     double host = 0.0;
     const double time = ChunkSeconds(0, n, &host);
     const AttentionSpec& a = spec_.attention;
-    const double products =
-        2.0 * static_cast<double>(spec_.n_parameters - int64_t{spec_.vocab_size} * spec_.width) * n;
-    const double attention = 2.0 * n * n * a.n_heads * a.head_dim * spec_.n_layers;
+    // Of the last layer all rows give their factors, one gives more.
+    const int64_t behind_attention =
+        int64_t{spec_.width} * (int64_t{a.n_heads} * a.head_dim + 3 * int64_t{spec_.mlp_width});
+    const int64_t parameters =
+        spec_.n_parameters - int64_t{spec_.vocab_size} * spec_.width - behind_attention;
+    const double products = 2.0 * static_cast<double>(parameters) * n;
+    const double attention = 2.0 * n * n * a.n_heads * a.head_dim * (spec_.n_layers - 1);
     fmt::print(
         "prefill {:>6} tokens:   {:8.2f} ms; products {:.1f} and attention {:.1f} TFLOP, {:.0f} TFLOP/s; "
         "host "

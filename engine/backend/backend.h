@@ -105,9 +105,12 @@ class Backend {
   virtual Status CopyAndClearPages(const CopyPagesParams& params) = 0;
   virtual Status Embed(const EmbedParams& params) = 0;
   virtual Status Project(const ProjectParams& params) = 0;
-  // In the pages when the layer's TpaAttention, which comes next, is done.
+  // In the pages when the layer's TpaAttention, which comes next, is done; or by itself, where none does.
   virtual Status StoreFactors(const StoreFactorsParams& params) = 0;
   virtual Status TpaAttention(const TpaAttentionParams& params) = 0;
+  // For what is left of a step's last layer: TpaAttention and Project behind it are of these rows. Not in a
+  // step whose sequences have a row each. Reads the plan given until the step is done.
+  virtual Status KeepOutputRows(const KeepOutputRowsParams& params) = 0;
   virtual Status Sample(const SampleParams& params) = 0;
   // The step's only synchronisation.
   virtual StatusOr<StepResult> WaitSample() = 0;

@@ -78,6 +78,8 @@ struct StoreFactorsParams {
   const float* sin = nullptr;  // [max_positions, rotary_dim / 2]
   LayerPages pages;
   int qkv_stride = 0;  // elements between qkv's rows; 0: as wide as a row
+  // The same rows' TpaAttention comes next, and may store in their place.
+  bool attends = true;
 };
 
 // out = softmax(Q K^T) V per head, causal by the plan's positions; Q is formed from its factors, B_Q rotated
@@ -91,6 +93,18 @@ struct TpaAttentionParams {
   const float* head_norm_weight = nullptr;  // [d] when spec.head_norm
   void* out = nullptr;                      // [n_rows, h * d] of out_dtype
   DType out_dtype = DType::kF32;
+  int qkv_stride = 0;
+};
+
+// The step goes on with its output rows, row i of them at i.
+struct KeepOutputRowsParams {
+  const StepPlan* plan = nullptr;  // of these rows alone, each one in a sequence of its own
+  const AttentionSpec* spec = nullptr;
+  const float* x = nullptr;  // [n_rows, width]
+  float* kept_x = nullptr;   // [n_outputs, width]
+  int width = 0;
+  const float* qkv = nullptr;  // [n_rows, qkv_stride]
+  float* kept_qkv = nullptr;   // [n_outputs, qkv_stride]
   int qkv_stride = 0;
 };
 

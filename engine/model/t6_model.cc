@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "engine/model/output_rows.h"
 #include "engine/model/rope.h"
 
 namespace t6 {
@@ -48,7 +49,7 @@ size_t T6Model::WorkspaceBytes(const ModelSpec& spec, const StepLimits& limits, 
   const size_t row_floats = static_cast<size_t>(spec.width) + QkvStride(spec, backend);
   const size_t row_bytes =
       row_floats * sizeof(float) + HiddenWidth(spec, backend) * SizeOf(backend.activation_dtype(compute));
-  return row_bytes * limits.max_rows +
+  return row_bytes * limits.max_rows + row_floats * limits.max_sequences * sizeof(float) +
          static_cast<size_t>(spec.vocab_size) * limits.max_outputs * sizeof(float) +
          backend.WorkspaceBytes(limits, spec.attention, SizesOf(spec, compute));
 }
@@ -133,61 +134,88 @@ Status T6Model::AllocateActivations(const StepLimits& limits, DType compute) {
   T6_ASSIGN_OR_RETURN(x_, allocate(limits.max_rows, spec_.width, DType::kF32));
   T6_ASSIGN_OR_RETURN(qkv_, allocate(limits.max_rows, QkvStride(spec_, *backend_), DType::kF32));
   T6_ASSIGN_OR_RETURN(hidden_, allocate(limits.max_rows, HiddenWidth(spec_, *backend_), activation_dtype_));
+  T6_ASSIGN_OR_RETURN(kept_,
+                      allocate(limits.max_sequences, spec_.width + QkvStride(spec_, *backend_), DType::kF32));
   T6_ASSIGN_OR_RETURN(logits_, allocate(limits.max_outputs, spec_.vocab_size, DType::kF32));
   return {};
 }
 
+// Nobody needs more of the last layer than all rows' factors and what the output rows give.
 Status T6Model::Forward(const StepPlan& plan, FactorCache& cache) {
   T6_RETURN_IF_ERROR(cache.CopyAndClear());
   T6_RETURN_IF_ERROR(backend_->Embed({embedding_->data(), embedding_dtype_, spec_.width, x_->as<float>()}));
+  const bool keeps = KeepOutputRows(plan, &outputs_);
+  Rows rows{.x = x_->as<float>(), .qkv = qkv_->as<float>(), .n = plan.n_rows(), .are_outputs = false};
   for (int i = 0; i < spec_.n_layers; ++i) {
-    T6_RETURN_IF_ERROR(ForwardLayer(layers_[i], plan, cache.layer(i)));
+    const bool keeps_now = keeps && i + 1 == spec_.n_layers;
+    T6_RETURN_IF_ERROR(StoreLayer(layers_[i], rows, cache.layer(i), !keeps_now));
+    if (keeps_now) {
+      if (plan.n_outputs() == 0) return {};
+      T6_ASSIGN_OR_RETURN(rows, KeepOutputs(rows));
+    }
+    T6_RETURN_IF_ERROR(AttendLayer(layers_[i], rows, cache.layer(i)));
   }
-  return plan.n_outputs() > 0 ? Logits(plan) : Status();
+  return plan.n_outputs() > 0 ? Logits(rows, plan.n_outputs()) : Status();
 }
 
-// x += attn(norm(x)); x += mlp(norm(x)).
-Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages) {
-  const RmsNorm norm{.enabled = true, .eps = spec_.norm_eps};
-  const int rows = plan.n_rows();
-  float* x = x_->as<float>();
-  float* qkv = qkv_->as<float>();
-  void* hidden = hidden_->data();
-  const float* cos = cos_->as<float>();
-  const float* sin = sin_->as<float>();
-  const AttentionSpec* attention = &spec_.attention;
-  const int qkv_stride = QkvStride(spec_, *backend_);
-  const int mlp_stride = backend_->activation_stride(spec_.mlp_width);
-
-  T6_RETURN_IF_ERROR(backend_->Project({.in = x,
-                                        .n_rows = rows,
-                                        .norm = norm,
+Status T6Model::StoreLayer(const Layer& layer, const Rows& rows, const LayerPages& pages, bool attends) {
+  const int stride = QkvStride(spec_, *backend_);
+  T6_RETURN_IF_ERROR(backend_->Project({.in = rows.x,
+                                        .n_rows = rows.n,
+                                        .norm = {.enabled = true, .eps = spec_.norm_eps},
                                         .weight = layer.qkv.get(),
                                         .epilogue = Epilogue::kStore,
-                                        .out = qkv,
-                                        .out_stride = qkv_stride}));
-  T6_RETURN_IF_ERROR(backend_->StoreFactors(
-      {.spec = attention, .qkv = qkv, .cos = cos, .sin = sin, .pages = pages, .qkv_stride = qkv_stride}));
+                                        .out = rows.qkv,
+                                        .out_stride = stride}));
+  return backend_->StoreFactors({.spec = &spec_.attention,
+                                 .qkv = rows.qkv,
+                                 .cos = cos_->as<float>(),
+                                 .sin = sin_->as<float>(),
+                                 .pages = pages,
+                                 .qkv_stride = stride,
+                                 .attends = attends});
+}
+
+StatusOr<T6Model::Rows> T6Model::KeepOutputs(const Rows& rows) {
+  const int stride = QkvStride(spec_, *backend_);
+  Rows kept{.x = nullptr, .qkv = kept_->as<float>(), .n = outputs_.n_rows(), .are_outputs = true};
+  kept.x = kept.qkv + static_cast<size_t>(kept.n) * stride;
+  T6_RETURN_IF_ERROR(backend_->KeepOutputRows({.plan = &outputs_,
+                                               .spec = &spec_.attention,
+                                               .x = rows.x,
+                                               .kept_x = kept.x,
+                                               .width = spec_.width,
+                                               .qkv = rows.qkv,
+                                               .kept_qkv = kept.qkv,
+                                               .qkv_stride = stride}));
+  return kept;
+}
+
+// x += attn(norm(x)), whose factors StoreLayer has formed; x += mlp(norm(x)).
+Status T6Model::AttendLayer(const Layer& layer, const Rows& rows, const LayerPages& pages) {
+  void* hidden = hidden_->data();
+  const int mlp_stride = backend_->activation_stride(spec_.mlp_width);
+
   T6_RETURN_IF_ERROR(
-      backend_->TpaAttention({.spec = attention,
-                              .qkv = qkv,
-                              .cos = cos,
-                              .sin = sin,
+      backend_->TpaAttention({.spec = &spec_.attention,
+                              .qkv = rows.qkv,
+                              .cos = cos_->as<float>(),
+                              .sin = sin_->as<float>(),
                               .pages = pages,
                               .head_norm_weight = layer.head_norm ? layer.head_norm->as<float>() : nullptr,
                               .out = hidden,
                               .out_dtype = activation_dtype_,
-                              .qkv_stride = qkv_stride}));
+                              .qkv_stride = QkvStride(spec_, *backend_)}));
   T6_RETURN_IF_ERROR(backend_->Project({.in = hidden,
                                         .in_dtype = activation_dtype_,
-                                        .n_rows = rows,
+                                        .n_rows = rows.n,
                                         .norm = {},
                                         .weight = layer.attn_out.get(),
                                         .epilogue = Epilogue::kAdd,
-                                        .out = x}));
-  T6_RETURN_IF_ERROR(backend_->Project({.in = x,
-                                        .n_rows = rows,
-                                        .norm = norm,
+                                        .out = rows.x}));
+  T6_RETURN_IF_ERROR(backend_->Project({.in = rows.x,
+                                        .n_rows = rows.n,
+                                        .norm = {.enabled = true, .eps = spec_.norm_eps},
                                         .weight = layer.gate_up.get(),
                                         .epilogue = Epilogue::kSwiGlu,
                                         .out = hidden,
@@ -196,17 +224,17 @@ Status T6Model::ForwardLayer(const Layer& layer, const StepPlan& plan, const Lay
   return backend_->Project({.in = hidden,
                             .in_dtype = activation_dtype_,
                             .in_stride = mlp_stride,
-                            .n_rows = rows,
+                            .n_rows = rows.n,
                             .norm = {},
                             .weight = layer.mlp_out.get(),
                             .epilogue = Epilogue::kAdd,
-                            .out = x});
+                            .out = rows.x});
 }
 
-Status T6Model::Logits(const StepPlan& plan) {
-  return backend_->Project({.in = x_->data(),
-                            .row_index = backend_->output_rows(),
-                            .n_rows = plan.n_outputs(),
+Status T6Model::Logits(const Rows& rows, int n_outputs) {
+  return backend_->Project({.in = rows.x,
+                            .row_index = rows.are_outputs ? nullptr : backend_->output_rows(),
+                            .n_rows = n_outputs,
                             .norm = {.enabled = true, .eps = spec_.norm_eps},
                             .weight = head_.get(),
                             .epilogue = Epilogue::kStore,

@@ -50,8 +50,18 @@ class T6Model {
   Status LoadLayer(const TensorSource& tensors, DType compute, int index);
   Status LoadRope(int max_context);
   Status AllocateActivations(const StepLimits& limits, DType compute);
-  Status ForwardLayer(const Layer& layer, const StepPlan& plan, const LayerPages& pages);
-  Status Logits(const StepPlan& plan);
+  // What a layer computes: the step's rows, or its output rows alone.
+  struct Rows {
+    float* x;    // [n, D]
+    float* qkv;  // [n, qkv_elements], padded
+    int n;
+    bool are_outputs;
+  };
+  // Factors from the residual stream, into the pages. attends: AttendLayer of the same rows comes next.
+  Status StoreLayer(const Layer& layer, const Rows& rows, const LayerPages& pages, bool attends);
+  Status AttendLayer(const Layer& layer, const Rows& rows, const LayerPages& pages);
+  StatusOr<Rows> KeepOutputs(const Rows& rows);
+  Status Logits(const Rows& rows, int n_outputs);
 
   Backend* backend_;
   ModelSpec spec_;
@@ -64,7 +74,9 @@ class T6Model {
   std::unique_ptr<DeviceBuffer> x_;          // [rows, D] residual stream
   std::unique_ptr<DeviceBuffer> qkv_;        // [rows, qkv_elements], padded
   std::unique_ptr<DeviceBuffer> hidden_;     // [rows, max(h * d, mlp_width)] of activation_dtype_
+  std::unique_ptr<DeviceBuffer> kept_;       // output rows of qkv_, then of x_
   std::unique_ptr<DeviceBuffer> logits_;     // [outputs, vocab]
+  StepPlan outputs_;                         // of the last Forward, if it kept output rows
 };
 
 }  // namespace t6

@@ -48,6 +48,7 @@ class PaperBackend final : public Backend {
   Status Project(const ProjectParams&) override { return Never(); }
   Status StoreFactors(const StoreFactorsParams&) override { return Never(); }
   Status TpaAttention(const TpaAttentionParams&) override { return Never(); }
+  Status KeepOutputRows(const KeepOutputRowsParams&) override { return Never(); }
   Status Sample(const SampleParams&) override { return Never(); }
   StatusOr<StepResult> WaitSample() override { return Never(); }
 

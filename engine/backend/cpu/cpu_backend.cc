@@ -133,12 +133,21 @@ class CpuBackend final : public Backend {
   }
   Status StoreFactors(const StoreFactorsParams& params) override {
     T6_CHECK(params.qkv_stride == 0 || params.qkv_stride == params.spec->qkv_elements());
-    attention_->StoreInRun(params);
+    params.attends ? attention_->StoreInRun(params) : attention_->Store(params);
     return absl::OkStatus();
   }
   Status TpaAttention(const TpaAttentionParams& params) override {
     T6_CHECK(params.qkv_stride == 0 || params.qkv_stride == params.spec->qkv_elements());
     attention_->Run(params);
+    return absl::OkStatus();
+  }
+
+  Status KeepOutputRows(const KeepOutputRowsParams& params) override {
+    const auto keep = [&](const float* from, float* to, size_t width) {
+      for (const int32_t row : plan_->output_rows) to = std::copy_n(from + row * width, width, to);
+    };
+    keep(params.x, params.kept_x, params.width), keep(params.qkv, params.kept_qkv, params.qkv_stride);
+    attention_->Plan(*params.plan, *params.spec);
     return absl::OkStatus();
   }
 

@@ -82,6 +82,7 @@ class CudaBackend final : public Backend {
   Status Project(const ProjectParams& params) override;
   Status StoreFactors(const StoreFactorsParams& params) override;
   Status TpaAttention(const TpaAttentionParams& params) override;
+  Status KeepOutputRows(const KeepOutputRowsParams& params) override;
   Status Sample(const SampleParams& params) override;
   StatusOr<StepResult> WaitSample() override;
   StatusOr<std::vector<OperationTime>> OperationTimes() override;
@@ -339,6 +340,18 @@ Status CudaBackend::TpaAttention(const TpaAttentionParams& params) {
   return Issue(
       "attention", [&] { return attention_->Run(params); }, Id(params.qkv), Id(params.pages.base),
       Id(params.out));
+}
+
+// As an embedding does it: row i is row output_rows[i] of a table.
+Status CudaBackend::KeepOutputRows(const KeepOutputRowsParams& params) {
+  if (graph_key_ != 0) return Internal("rows are kept in a step that is one graph");
+  cuda::EmbedCall call;
+  call.ids = output_rows(), call.n_rows = params.plan->n_rows();
+  call.table = params.x, call.width = params.width, call.out = params.kept_x;
+  T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
+  call.table = params.qkv, call.width = params.qkv_stride, call.out = params.kept_qkv;
+  T6_RETURN_IF_CUDA_ERROR(LaunchEmbed(call, stream_.get()));
+  return attention_->Plan(*params.plan, *params.spec);
 }
 
 Status CudaBackend::Sample(const SampleParams& params) {

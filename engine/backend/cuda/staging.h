@@ -1,5 +1,6 @@
-// Pinned memory in which the host writes a step's arrays while the copy of those of the step before may still
-// run: two buffers in turn. Next, then Copy. Allocates in Reserve alone; one thread calls it.
+// Pinned memory in which the host writes a step's arrays while the copies of those of the step before may
+// still run: four buffers in turn, for a step may be planned twice. Next, then Copy. Allocates in Reserve
+// alone; one thread calls it.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -36,9 +37,9 @@ class Staging {
   }
   size_t size() const { return buffers_[0].memory.size(); }
 
-  // The buffer to fill: waits for its copy of two steps before, done long ago.
+  // The buffer to fill: waits for its copy of two steps before or longer, done long ago.
   StatusOr<uint8_t*> Next() {
-    const Buffer& b = buffers_[turn_ ^= 1];
+    const Buffer& b = buffers_[turn_ = (turn_ + 1) % buffers_.size()];
     if (b.in_use) T6_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(b.copied));
     return b.memory.as<uint8_t>();
   }
@@ -58,8 +59,8 @@ class Staging {
     cudaEvent_t copied = nullptr;
     bool in_use = false;
   };
-  std::array<Buffer, 2> buffers_;
-  int turn_ = 0;
+  std::array<Buffer, 4> buffers_;
+  size_t turn_ = 0;
 };
 
 }  // namespace t6::cuda

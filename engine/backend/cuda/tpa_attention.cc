@@ -269,8 +269,8 @@ Status TpaAttentionImpl::Store(const StoreFactorsParams& params) {
   const AttentionSpec& spec = *params.spec;
   const PageLayout& layout = *params.pages.layout;
   T6_RETURN_IF_ERROR(LaunchPlanned());
-  if (StoresInDecode(layout)) return absl::OkStatus();
-  if (UsesMultiRow(spec, layout.dtype()) && options_.multi_row->Stores()) return absl::OkStatus();
+  const bool by_rows = UsesMultiRow(spec, layout.dtype()) && options_.multi_row->Stores();
+  if (params.attends && (StoresInDecode(layout) || by_rows)) return absl::OkStatus();
   const auto offset = [&](PartName name) { return static_cast<int64_t>(layout.part(name).offset); };
   StoreCall call;
   call.n_heads = spec.n_heads, call.head_dim = spec.head_dim, call.rotary_dim = spec.rotary_dim;

@@ -112,8 +112,9 @@ class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case
     return s;
   }
 
-  // Appends the next `n` tokens of `s` to the plan; every row is an output that scores the token after it.
-  void AddRows(Sequence& s, int n, StepPlan* plan) {
+  // Appends the next `n` tokens of `s` to the plan; the last `n_outputs` (-1: all) are outputs that score the
+  // token after them.
+  void AddRows(Sequence& s, int n, StepPlan* plan, int n_outputs = -1) {
     for (int i = 0; i < n; ++i) {
       const int t = s.written++;
       if (t % kPageTokens == 0) {
@@ -121,11 +122,13 @@ class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case
         free_.pop_back();
         plan->clear_pages.push_back(s.pages.back());
       }
-      plan->output_rows.push_back(plan->n_rows());
-      SamplingRow row;
-      row.n_top = 0;
-      row.score_token = t + 1 < static_cast<int>(s.tokens.size()) ? s.tokens[t + 1] : s.tokens[0];
-      plan->sampling.push_back(row);
+      if (n_outputs < 0 || i >= n - n_outputs) {
+        plan->output_rows.push_back(plan->n_rows());
+        SamplingRow row;
+        row.n_top = 0;
+        row.score_token = t + 1 < static_cast<int>(s.tokens.size()) ? s.tokens[t + 1] : s.tokens[0];
+        plan->sampling.push_back(row);
+      }
       plan->token_ids.push_back(s.tokens[t]);
       plan->positions.push_back(t);
       plan->slots.push_back(s.pages.back() * kPageTokens + t % kPageTokens);
@@ -142,15 +145,15 @@ class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case
     EXPECT_TRUE(runner_->Launch(plan).ok());
     const StatusOr<StepResult> result = runner_->Wait();
     EXPECT_TRUE(result.ok()) << result.status();
-    for (int q = 0; q < plan.n_sequences(); ++q) {
-      for (int row = plan.row_begin[q]; row < plan.row_begin[q + 1]; ++row) {
-        const TokenOutput& got = result->outputs[row];
-        const double want = sequences[q]->reference[plan.positions[row]][plan.sampling[row].score_token];
-        const double error = std::abs(got.logprob - want);
-        errors->worst = std::isnan(error) ? 1e9 : std::max(errors->worst, error);
-        errors->sum += error;
-        ++errors->count;
-      }
+    int q = 0;
+    for (int i = 0; i < plan.n_outputs(); ++i) {
+      const int row = plan.output_rows[i];
+      while (row >= plan.row_begin[q + 1]) ++q;
+      const double want = sequences[q]->reference[plan.positions[row]][plan.sampling[i].score_token];
+      const double error = std::abs(result->outputs[i].logprob - want);
+      errors->worst = std::isnan(error) ? 1e9 : std::max(errors->worst, error);
+      errors->sum += error;
+      ++errors->count;
     }
   }
 
@@ -241,6 +244,37 @@ TEST_P(T6ModelTest, ManyDecodeStepsAgreeWithTheReference) {
     EXPECT_EQ(decode.count, 6 * 3 + 4 * 2 + 4);
     EXPECT_LT(decode.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
     EXPECT_LT(decode.mean(), dtype == DType::kF32 ? 5e-5 : std::get<1>(GetParam()).rounding_mean);
+  }
+}
+
+// Chunks as a server plans them, whose last layer is computed for output rows alone: of a chunk none or the
+// last, beside rows of decode and a sequence that wants no logits yet. Every row's factors have to be there
+// afterwards.
+TEST_P(T6ModelTest, ChunksWithFewOutputsAgreeWithTheReference) {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    Load(dtype);
+    Sequence longest = MakeSequence(190), other = MakeSequence(60), decoded = MakeSequence(40);
+    Errors errors;
+    StepPlan plan;
+    const auto run = [&](std::vector<const Sequence*> sequences) {
+      const int begun = errors.count;
+      Run(plan, sequences, &errors);
+      EXPECT_EQ(errors.count - begun, plan.n_outputs());
+      plan.Clear();
+    };
+    plan.Clear();
+    AddRows(longest, 70, &plan, 0), run({&longest});
+    AddRows(decoded, 33, &plan, 1), AddRows(longest, 20, &plan, 0), run({&decoded, &longest});
+    AddRows(decoded, 1, &plan), AddRows(longest, 17, &plan, 1), AddRows(other, 40, &plan, 0);
+    run({&decoded, &longest, &other});
+    AddRows(longest, 1, &plan), AddRows(other, 19, &plan, 1), AddRows(decoded, 2, &plan, 1);
+    run({&longest, &other, &decoded});
+    AddRows(longest, 60, &plan, 3), AddRows(other, 1, &plan), run({&longest, &other});
+    AddRows(longest, 20, &plan, 1), run({&longest});
+    AddRows(longest, 1, &plan), AddRows(decoded, 1, &plan), run({&longest, &decoded});
+    EXPECT_EQ(errors.count, 0 + 1 + 2 + 3 + 4 + 1 + 2);
+    EXPECT_LT(errors.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
+    EXPECT_LT(errors.mean(), dtype == DType::kF32 ? 5e-5 : 2 * std::get<1>(GetParam()).rounding_mean);
   }
 }
 
