@@ -13,6 +13,7 @@ constexpr float kNoMaximum = -1e30f;
 template <int kDim>
 __global__ void __launch_bounds__(kWarps * 32) CombineRows(const __grid_constant__ RowsCombineCall call) {
   constexpr int kColumns = kDim / 32;  // of a lane
+  ptx::LetDependentsLaunch();  // a product's first weights come while this is added up
   ptx::WaitForPriorKernels();
   const int head = blockIdx.y * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (head >= call.n_heads) return;
