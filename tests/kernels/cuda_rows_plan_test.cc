@@ -116,9 +116,11 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
       step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
     }
     if (shared > 0 && n_sequences > 1) step.shared_prefixes.push_back({0, draw(2, n_sequences), shared});
-    cuda::RowsPlanOptions options{.n_blocks = draw(1, 132),
+    const int cluster = draw(1, 2);
+    cuda::RowsPlanOptions options{.n_blocks = draw(cluster, 132),
                                   .n_heads = draw(1, 9),
                                   .group_heads = {3, 3, 4, 4},
+                                  .cluster = {1, 1, cluster, cluster},
                                   .max_partial_rows = draw(0, 1) == 0 ? 2000 : 100000};
     options.min_prefill_rows = draw(0, 1) * 100, options.max_scratch_tokens = 1000;
     options.prefill_tile_rows = 192, options.prefill_block_tokens = 128;
@@ -134,7 +136,7 @@ TEST(CudaRowsPlan, EveryRowSeesEveryPageOnce) {
     for (int width = 0; width < cuda::kNumRowsWidths; ++width) {
       const cuda::RowsTasks& tasks = plan.by_width[width];
       if (tasks.tasks.empty()) continue;
-      ASSERT_EQ(options.n_blocks + 1, static_cast<int>(tasks.block_begin.size()));
+      ASSERT_EQ(options.n_blocks / options.cluster[width] + 1, static_cast<int>(tasks.block_begin.size()));
       ASSERT_EQ(static_cast<int>(tasks.tasks.size()), tasks.block_begin.back());
       for (const cuda::RowsTask& task : tasks.tasks) {
         ASSERT_GT(task.n_pages, 0);
@@ -206,7 +208,7 @@ TEST(CudaRowsPlan, RowsShareAPrefixWhereAWholeStepIsFaster) {
 
 // Few rows on a long context: all multiprocessors end at the same time.
 TEST(CudaRowsPlan, ALongContextKeepsEveryMultiprocessorBusy) {
-  constexpr int kRows = 50, kLength = 100050, kBlocks = 132, kPages = 1564;
+  constexpr int kRows = 50, kLength = 100050, kBlocks = 132, kClusters = 66, kPages = 1564;
   constexpr int kTaskPages = 4, kNextTaskPages = 8;
   StepPlan step;
   step.Clear();
@@ -215,14 +217,17 @@ TEST(CudaRowsPlan, ALongContextKeepsEveryMultiprocessorBusy) {
   for (int i = 0; i < kLength; i += kPageTokens) step.page_ids.push_back(i / kPageTokens);
   step.page_begin.push_back(static_cast<int32_t>(step.page_ids.size()));
   for (const int n_heads : {4, 78, 200, 528, 1000}) {
-    const int groups = (n_heads + 3) / 4;
-    const cuda::RowsPlanOptions options{
-        .n_blocks = kBlocks, .n_heads = n_heads, .group_heads = {12, 6, 4, 4}, .max_partial_rows = 8000};
+    const int groups = (n_heads + 7) / 8;
+    const cuda::RowsPlanOptions options{.n_blocks = kBlocks,
+                                        .n_heads = n_heads,
+                                        .group_heads = {12, 6, 8, 8},
+                                        .cluster = {1, 1, 2, 2},
+                                        .max_partial_rows = 8000};
     cuda::RowsPlan plan;
     cuda::MakeRowsPlan(step, 2, options, &plan);
     const cuda::RowsTasks& tasks = plan.by_width[2];
     int most = 0, total = 0;
-    for (int block = 0; block < kBlocks; ++block) {
+    for (int block = 0; block < kClusters; ++block) {
       int time = kTaskPages - kNextTaskPages;
       for (int i = tasks.block_begin[block]; i < tasks.block_begin[block + 1]; ++i) {
         time += tasks.tasks[i].n_pages + kNextTaskPages, total += tasks.tasks[i].n_pages;
@@ -230,7 +235,7 @@ TEST(CudaRowsPlan, ALongContextKeepsEveryMultiprocessorBusy) {
       most = std::max(most, time);
     }
     EXPECT_EQ(total, kPages * groups);
-    EXPECT_LE(most, 1.01 * groups * kPages / kBlocks + kTaskPages + 1) << n_heads << " heads";
+    EXPECT_LE(most, 1.01 * groups * kPages / kClusters + kTaskPages + 1) << n_heads << " heads";
     if (n_heads == 78) {
       ASSERT_EQ(plan.merges.size(), size_t{kRows});
       EXPECT_EQ(plan.merges[0].n[0], 8);

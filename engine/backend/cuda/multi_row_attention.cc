@@ -201,7 +201,8 @@ Status MultiRowAttention::MakeMaps(const AttentionSpec& spec) {
   auto* base = workspace_.as<uint8_t>();
   for (int i = 0; i < kNumRowsWidths; ++i) {
     instances_[i] = FindRowsInstance(shape.rank, shape.head_dim, kRowsWidths[i]);
-    plan_options_.group_heads[i] = instances_[i]->block_heads;
+    plan_options_.group_heads[i] = instances_[i]->block_heads * instances_[i]->cluster;
+    plan_options_.cluster[i] = instances_[i]->cluster;
   }
   if (plan_options_.min_prefill_rows == 0) return absl::OkStatus();
   T6_RETURN_IF_CUDA_ERROR(MakeTensorMap(base + at_.queries, query_rows_ * spec.n_heads, spec.head_dim,

@@ -34,8 +34,8 @@ const RowsInstance* FindRowsInstance(int rank, int head_dim, int width) {
 cudaError_t MakeRowsPageMaps(const RowsInstance& instance, const DecodeShape& shape, const void* pages,
                              int64_t n_pages, RowsMaps* maps) {
   const int64_t rows = n_pages * 2 * shape.half_rows();
-  const cudaError_t error =
-      MakeTensorMap(pages, rows, 64, std::min(shape.rank * shape.head_dim, 256), &maps->factors);
+  const cudaError_t error = MakeTensorMap(
+      pages, rows, 64, std::min(shape.rank * shape.head_dim / instance.cluster, 256), &maps->factors);
   if (error != cudaSuccess) return error;
   return MakeTensorMap(pages, rows, 64, 64, instance.block_heads, &maps->heads, false);
 }
@@ -45,7 +45,8 @@ cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, c
   const cudaError_t error = cudaFuncSetAttribute(instance.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                  instance.shared_bytes);
   if (error != cudaSuccess) return error;
-  const OverlappedLaunch launch(dim3(n_blocks), instance.n_threads, instance.shared_bytes, stream, true);
+  const OverlappedLaunch launch(dim3(n_blocks / instance.cluster * instance.cluster), instance.n_threads,
+                                instance.shared_bytes, stream, true, dim3(instance.cluster));
   RowsParams p = params;
   RowsMaps m = maps;
   void* arguments[] = {&p, &m};

@@ -36,7 +36,8 @@ struct RowsMaps {
 // A compiled kernel.
 struct RowsInstance {
   int rank, head_dim, width;
-  int block_heads;  // heads of a task
+  int block_heads;  // heads of a block
+  int cluster;      // blocks that share their pages' B, each with heads of its own
   int n_threads;
   int shared_bytes;
   const void* kernel;

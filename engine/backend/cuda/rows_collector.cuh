@@ -20,9 +20,9 @@ class RowsCollector {
   }
 
   __device__ void Run(bool again) {
-    const int end = p_.block_begin[blockIdx.x + 1];
-    for (int index = p_.block_begin[blockIdx.x]; index < end; ++index, ++n_tasks_) {
-      const RowsTask task = p_.tasks[index];
+    const int end = p_.block_begin[blockIdx.x / T::kCluster + 1];
+    for (int index = p_.block_begin[blockIdx.x / T::kCluster]; index < end; ++index, ++n_tasks_) {
+      const RowsTask task = TaskOfBlock<T>(p_, index);
       if (again) PassOver(task);
 #pragma unroll
       for (int h = 0; h < kH; ++h) {
@@ -44,7 +44,7 @@ class RowsCollector {
 #pragma unroll
       for (int k = 0; k < kSteps; ++k) wgmma::Settle(value_[0][k]), wgmma::Settle(value_[1][k]);
       GiveBack(kH - 1, old_slot_);
-      Arrive(shared_.Empty(old_stage_));
+      ptx::ArriveInCluster<T::kCluster>(shared_.Empty(old_stage_), lane_);
       Finish(task);
     }
   }
@@ -69,7 +69,7 @@ class RowsCollector {
     for (int page = 0; page < task.n_pages; ++page) {
       WaitFull();
       __syncwarp();  // or a lane could miss the stage's whole turn
-      Arrive(shared_.Empty(Stage()));
+      ptx::ArriveInCluster<T::kCluster>(shared_.Empty(Stage()), lane_);
       at_.Advance(T::kStages / 2);
     }
   }
@@ -175,7 +175,7 @@ class RowsCollector {
       GiveBack(kH - 1, old_slot_);
     }
     // Only now: an arrival may be moved in front of loads, but not of a wait.
-    if (i == 0 && !is_first_) Arrive(shared_.Empty(old_stage_));
+    if (i == 0 && !is_first_) ptx::ArriveInCluster<T::kCluster>(shared_.Empty(old_stage_), lane_);
   }
 
   __device__ void Expand(int part, uint32_t (&value)[kSteps][4]) {
@@ -208,7 +208,7 @@ class RowsCollector {
       if (row >= task.n_rows || head >= p_.n_heads) continue;
       float total = 0.0f;
       for (int warp = 0; warp < 4; ++warp) total += shared.Sum(warp, h, row);
-      if (!(total < kMostTotal)) *shared.again = 1;
+      if (!(total < kMostTotal)) shared.DoAgain();
       shared.Sum(0, h, row) = is_partial ? 1.0f : 1.0f / (total * kR);
       if (is_partial) {
         p_.partials.max_sum[(first_row + row) * p_.n_heads + head] =

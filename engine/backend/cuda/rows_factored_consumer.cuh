@@ -21,10 +21,10 @@ class FactoredConsumer {
         warp_(p, thread / 32 % T::kHeadWarps * 16, thread % 32) {}
 
   __device__ void Run() {
-    const int end = p_.block_begin[blockIdx.x + 1];
+    const int end = p_.block_begin[blockIdx.x / T::kCluster + 1];
     if (group_ == T::kGroups - 1) PassTurn();
-    for (int index = p_.block_begin[blockIdx.x]; index < end; ++index) {
-      const RowsTask task = p_.tasks[index];
+    for (int index = p_.block_begin[blockIdx.x / T::kCluster]; index < end; ++index) {
+      const RowsTask task = TaskOfBlock<T>(p_, index);
       warp_.LoadQuery(task, task.head + head_, query_);
 #pragma unroll
       for (int i = 0; i < 32; ++i) out_[i] = 0.0f;

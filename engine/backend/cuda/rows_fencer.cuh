@@ -16,8 +16,8 @@ class RowsFencer {
 
   // The first of two runs over the tasks, or the second: there are weights in either.
   __device__ void Run(bool) {
-    const int end = p_.block_begin[blockIdx.x + 1];
-    for (int index = p_.block_begin[blockIdx.x]; index < end; ++index) {
+    const int end = p_.block_begin[blockIdx.x / T::kCluster + 1];
+    for (int index = p_.block_begin[blockIdx.x / T::kCluster]; index < end; ++index) {
       if (lane_ == 0) FenceTask(p_.tasks[index].n_pages);
       __syncwarp();
     }

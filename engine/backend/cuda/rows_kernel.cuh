@@ -24,7 +24,7 @@ __device__ void InitRowsBarriers(const RowsShared<T>& shared, int key_readers, i
     }
     ptx::BarrierInitFence();
   }
-  __syncthreads();
+  T::kCluster > 1 ? ptx::ClusterMeet() : __syncthreads();
 }
 // Uniform over a warp, and known to be.
 __device__ inline int WarpGroup() { return __shfl_sync(~0u, threadIdx.x / 128, 0); }
@@ -67,13 +67,13 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     }
     *shared.again = 0;
   }
-  InitRowsBarriers(shared, T::kWeighers * 4, 4);
+  InitRowsBarriers(shared, T::kWeighers * 4 * T::kCluster, 4 * T::kCluster);
   // Everyone's share of the tasks, and once more where weights were too much.
   const auto run = [&shared](auto& role) {
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
       role.Run(pass > 0);
-      ptx::NamedBarrier(kRowsAgainBarrier, T::kThreads);
+      ptx::ClusterMeet();  // nobody leaves whose barriers or stages another block still uses
       if (*shared.again == 0) break;
     }
   };
@@ -106,25 +106,15 @@ __global__ void __launch_bounds__(T::kThreads, 1)
 template <int kRank, int kRows>
 RowsInstance MakeFactoredInstance() {
   using T = FactoredTraits<kRank, kRows>;
-  return {kRank,
-          64,
-          kRows,
-          T::kBlockHeads,
-          T::kThreads,
-          T::kSharedBytes,
-          reinterpret_cast<const void*>(&FactoredRows<T>)};
+  return {kRank,       64,          kRows,           T::kBlockHeads,
+          T::kCluster, T::kThreads, T::kSharedBytes, reinterpret_cast<const void*>(&FactoredRows<T>)};
 }
 // For blocks of up to `width` rows.
 template <int kRank, int kRows, int kHeads>
 RowsInstance MakeExpandedInstance(int width) {
   using T = ExpandedTraits<kRank, kRows, kHeads>;
-  return {kRank,
-          64,
-          width,
-          T::kBlockHeads,
-          T::kThreads,
-          T::kSharedBytes,
-          reinterpret_cast<const void*>(&ExpandedRows<T>)};
+  return {kRank,       64,          width,           T::kBlockHeads,
+          T::kCluster, T::kThreads, T::kSharedBytes, reinterpret_cast<const void*>(&ExpandedRows<T>)};
 }
 
 }  // namespace t6::cuda

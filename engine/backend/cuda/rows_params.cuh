@@ -22,6 +22,7 @@ struct FactoredTraits {
   static constexpr int kHeadWarps = kRows / 16;  // warps of a head
   static constexpr int kGroupHeads = 4 / kHeadWarps;
   static constexpr int kBlockHeads = kGroups * kGroupHeads;
+  static constexpr int kCluster = 1;
   static constexpr int kThreads = (kGroups + 1) * 128;
   // Of a thread: together what the kernel starts with, a share of the multiprocessor's 64 Ki.
   static constexpr int kConsumerRegisters = 160, kProducerRegisters = 32;
@@ -44,7 +45,10 @@ template <int kRankT, int kRowsT, int kHeadsT>
 struct ExpandedTraits {
   static constexpr int kRank = kRankT;         // R_K = R_V
   static constexpr int kRows = kRowsT;         // of a block, a multiple of 8
-  static constexpr int kBlockHeads = kHeadsT;  // of a task
+  static constexpr int kBlockHeads = kHeadsT;  // of a block's task
+  // Blocks that have the same pages at the same time, for heads of their own: each copies its part of B to
+  // all.
+  static constexpr int kCluster = 2;
   static constexpr int kWeighers = 2, kOwnHeads = kBlockHeads / kWeighers;
   static constexpr int kThreads = (kWeighers + 2) * 128;
   // Of a thread: together what the kernel starts with, a share of the multiprocessor's 64 Ki.
@@ -72,7 +76,14 @@ struct ExpandedTraits {
   static_assert(kStages >= 4);
   static constexpr int kSharedBytes = kRowsMaxShared - kRingBytes + kStages * kStageBytes;
 };
-inline constexpr int kRowsAgainBarrier = 1, kRowsCollectorBarrier = 2, kRowsWeigherBarrier = 3;  // and 4
+// The blocks of a cluster have the same tasks, each for heads of its own.
+template <class T>
+__device__ RowsTask TaskOfBlock(const RowsParams& p, int index) {
+  RowsTask task = p.tasks[index];
+  task.head += static_cast<int>(blockIdx.x % T::kCluster) * T::kBlockHeads;
+  return task;
+}
+inline constexpr int kRowsCollectorBarrier = 1, kRowsWeigherBarrier = 2;  // and 3
 
 // A lane's number as what no compiler can form again: the assembler would read it from its special register
 // wherever it is used, which takes 30 clocks.
@@ -99,6 +110,10 @@ struct ExpandedShared : RowsShared<T> {
       : RowsShared<T>(memory),
         numbers(reinterpret_cast<float*>(memory + (Weights(T::kWeighers, 0) - this->base))),
         again(reinterpret_cast<int*>(memory + T::kBarrierBytes) - 1) {}
+  // All blocks of the cluster are to do their tasks again.
+  __device__ void DoAgain() const {
+    for (int i = 0; i < T::kCluster; ++i) ptx::StoreInCluster(this->base + T::kBarrierBytes - 4, i, 1);
+  }
   __device__ uint32_t SumsFull() const { return this->base + 2 * T::kStages * 8; }
   __device__ uint32_t SumsEmpty() const { return SumsFull() + 8; }
   __device__ uint32_t WeightsFull(int weigher, int i) const {

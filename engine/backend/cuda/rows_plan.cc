@@ -170,7 +170,7 @@ class Planner {
       if (b.width == width) own_.push_back(&b), work_.block_pages.push_back(b.task.n_pages);
     }
     work_.n_groups = CeilDiv(options_.n_heads, options_.group_heads[width]);
-    work_.n_multiprocessors = options_.n_blocks;
+    work_.n_multiprocessors = std::max(1, options_.n_blocks / options_.cluster[width]);
     work_.next_task_time = options_.next_task_pages[width];
   }
 
@@ -215,16 +215,16 @@ class Planner {
     int64_t total = 0;
     for (const int n : work_.block_pages) total += int64_t{n} * work_.n_groups;
     // What follows takes the host as long as a layer: not where there is next to nothing to be won.
-    if (ConsiderLines(width, total / options_.n_blocks + 2 * work_.next_task_time)) return shares_;
+    if (ConsiderLines(width, total / work_.n_multiprocessors + 2 * work_.next_task_time)) return shares_;
     const int most_pages = *std::max_element(work_.block_pages.begin(), work_.block_pages.end());
     RowsShares best;
     splits_.assign(own_.size(), 1);
     DealEvenSplits(work_, splits_, &best);
     for (int waves = 1; waves <= 3; ++waves) {
-      const int64_t share = CeilDiv(total, static_cast<int64_t>(options_.n_blocks) * waves);
+      const int64_t share = CeilDiv(total, static_cast<int64_t>(work_.n_multiprocessors) * waves);
       ConsiderSplits(width, share, &best);
       ConsiderSplits(width, share + share / 16 + 1, &best);
-      const int splits = options_.n_blocks * waves / work_.n_groups;
+      const int splits = work_.n_multiprocessors * waves / work_.n_groups;
       if (splits > 0) ConsiderSplits(width, CeilDiv(most_pages, splits), &best);
     }
     return ConsiderLines(width, best.time) ? shares_ : best;

@@ -59,7 +59,8 @@ inline constexpr int kMaxBlockRows = 64;
 struct RowsPlanOptions {
   int n_blocks = 0;  // multiprocessors
   int n_heads = 0;
-  int group_heads[kNumRowsWidths] = {};  // heads of a task, for each width
+  int group_heads[kNumRowsWidths] = {};        // heads of a task, for each width
+  int cluster[kNumRowsWidths] = {1, 1, 1, 1};  // multiprocessors that do a task together, likewise
   // What a task takes besides its pages, in pages, behind another one on the same multiprocessor; measured.
   int next_task_pages[kNumRowsWidths] = {4, 4, 8, 8};
   int max_partial_rows = 0;
@@ -80,8 +81,8 @@ struct RowsPlanOptions {
 // Sets those, as measured, for n_heads of the options.
 void SetSharingCosts(size_t page_bytes, int n_sms, RowsPlanOptions* options);
 
-// Tasks of one width, dealt to blocks (empty where there is none): block b has tasks block_begin[b] ..
-// block_begin[b + 1] - 1.
+// Tasks of one width, dealt to multiprocessors or clusters of them (empty where there is none): b has tasks
+// block_begin[b] .. block_begin[b + 1] - 1.
 struct RowsTasks {
   std::vector<RowsTask> tasks;
   std::vector<int32_t> block_begin;

@@ -17,9 +17,10 @@ class RowsProducer {
 
   // `again`: every task twice.
   __device__ void Run(bool again) {
-    const int begin = p_.block_begin[blockIdx.x], end = p_.block_begin[blockIdx.x + 1];
+    const int begin = p_.block_begin[blockIdx.x / T::kCluster],
+              end = p_.block_begin[blockIdx.x / T::kCluster + 1];
     for (int index = begin; index < end; ++index) {
-      const RowsTask task = p_.tasks[index];
+      const RowsTask task = TaskOfBlock<T>(p_, index);
       for (int pass = again ? 0 : 1; pass < 2; ++pass) CopyTask(task);
     }
   }
@@ -48,14 +49,17 @@ class RowsProducer {
     waited_ = true;
   }
   __device__ void CopyHalf(int32_t row, int head) {
-    constexpr int kRows = T::kRank * 64, kBoxRows = kRows < 256 ? kRows : 256;
+    constexpr int kRows = T::kRank * 64, kOwnRows = kRows / T::kCluster;
+    constexpr int kBoxRows = kOwnRows < 256 ? kOwnRows : 256;
+    const int own = static_cast<int>(blockIdx.x % T::kCluster) * kOwnRows;
     const int index = at_.stage * kProducers + first_;
     ptx::BarrierWaitPatiently(shared_.Empty(index), at_.parity ^ 1);
     const uint32_t stage = shared_.Stage(index), barrier = shared_.Full(index);
     ptx::BarrierExpectBytes(barrier, T::kRank * (T::kRankBytes + T::kBlockHeads * 128));
 #pragma unroll
-    for (int done = 0; done < kRows; done += kBoxRows) {
-      ptx::CopyBox(stage + done * 128, &maps_.factors, 0, row + done, barrier, policy_);
+    for (int done = 0; done < kOwnRows; done += kBoxRows) {
+      const int at = own + done;
+      ptx::CopyBoxToCluster<T::kCluster>(stage + at * 128, &maps_.factors, 0, row + at, barrier, policy_);
     }
 #pragma unroll
     for (int r = 0; r < T::kRank; ++r) {

@@ -32,9 +32,9 @@ class RowsWeigher {
 
   // `again`: the tasks have been done once and some weights were too much.
   __device__ void Run(bool again) {
-    const int end = p_.block_begin[blockIdx.x + 1];
-    for (int index = p_.block_begin[blockIdx.x]; index < end; ++index, ++n_tasks_) {
-      const RowsTask task = p_.tasks[index];
+    const int end = p_.block_begin[blockIdx.x / T::kCluster + 1];
+    for (int index = p_.block_begin[blockIdx.x / T::kCluster]; index < end; ++index, ++n_tasks_) {
+      const RowsTask task = TaskOfBlock<T>(p_, index);
       LoadQueries(task);
       FindBases(task, again);
       Attend(task);
@@ -169,7 +169,7 @@ class RowsWeigher {
       const bool is_empty = ptx::BarrierTryWait(empty, parity);
       if (ends_page) {
         if (!is_full) WaitFull();
-        Arrive(shared_.Empty(stage));
+        ptx::ArriveInCluster<T::kCluster>(shared_.Empty(stage), lane_);
       }
       WaitForScores();
       if (!is_empty) ptx::BarrierWait(empty, parity);
@@ -249,7 +249,7 @@ class RowsWeigher {
         RaiseBases(head, page == 0);
       }
       if (!from_all) return;
-      Arrive(shared_.Empty(Stage()));
+      ptx::ArriveInCluster<T::kCluster>(shared_.Empty(Stage()), lane_);
       at_.Advance(T::kStages / 2);
     }
   }
