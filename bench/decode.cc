@@ -195,9 +195,10 @@ class Figures {
 
   void Prefill(const char* name, int n) {
     if (!Wanted(name)) return;
-    // Every row passes the layers; only the last one needs the head.
-    const double row_flops =
-        2.0 * static_cast<double>(info_.n_parameters - int64_t{info_.vocab_size} * info_.width);
+    // Every row passes the layers but the last, of which it needs a part that is not counted; one needs the
+    // head.
+    const auto layers = static_cast<double>(info_.n_parameters - int64_t{info_.vocab_size} * info_.width);
+    const double row_flops = 2.0 * layers * (info_.n_layers - 1) / info_.n_layers;
     const double peak = PeakFlops(options_.dtype == "f32" ? DType::kF32 : DType::kBF16, options_.threads);
     MachineWatch watch(options_.threads);
     std::vector<double> times;
