@@ -6,6 +6,7 @@ namespace t6 {
 
 bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs) {
   outputs->Clear();
+  if (!plan.shared_prefixes.empty()) return false;
   bool saves = false;
   int output = 0;
   for (int s = 0; s < plan.n_sequences(); ++s) {

@@ -9,9 +9,9 @@ namespace t6 {
 // Where that saves anything: a sequence has at least so many rows.
 inline constexpr int kMinRowsToKeepOutputs = 16;
 
-// Row i of `outputs` is row output_rows[i] of `plan`, alone in a sequence of the pages that it sees; tokens,
-// sampling and what rows share are left out, the latter for it is one layer of many. False where the step had
-// better go on with all rows: none has many, or a sequence wants several (prompt log-probabilities).
+// Row i of `outputs` is row output_rows[i] of `plan`, alone in a sequence of the pages that it sees; tokens
+// and sampling are left out. False where the step had better go on with all rows: no sequence has many, one
+// wants several (prompt log-probabilities), or some share a prefix, which each would read for itself.
 bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs);
 
 }  // namespace t6

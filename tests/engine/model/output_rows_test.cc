@@ -54,9 +54,13 @@ TEST(KeepOutputRows, NoneAndTheLastOfEachSequence) {
   EXPECT_EQ(outputs.page_ids, plan.page_ids);
 }
 
-TEST(KeepOutputRows, NotWhereASequenceWantsSeveralOrNoneHasManyRows) {
+TEST(KeepOutputRows, NotWhereASequenceWantsSeveralOrNoneHasManyRowsOrRowsShareAPrefix) {
   StepPlan plan = ThreeSequences(), outputs;
   plan.output_rows = {59, 60};
+  EXPECT_FALSE(KeepOutputRows(plan, &outputs));
+  plan.output_rows = {60};
+  EXPECT_TRUE(KeepOutputRows(plan, &outputs));
+  plan.shared_prefixes.push_back({0, 2, 1});
   EXPECT_FALSE(KeepOutputRows(plan, &outputs));
   for (const int rows : {kMinRowsToKeepOutputs - 1, kMinRowsToKeepOutputs}) {
     plan.Clear();
