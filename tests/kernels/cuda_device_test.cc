@@ -1,27 +1,17 @@
 // What an operator is told where the GPU cannot be used, or not for so much. Needs none, but for one test.
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <string>
 
 #include "engine/backend/cuda/cuda_backend.h"
 #include "engine/backend/cuda/cuda_memory.h"
 #include "engine/backend/cuda/device.h"
+#include "tests/support/has_gpu.h"
 
 namespace t6::cuda {
 namespace {
 
-// Whether or not it can be used; a container may have another than the first.
-bool HasGpu() {
-  for (const auto& entry : std::filesystem::directory_iterator("/dev")) {
-    const std::string name = entry.path().filename();
-    if (name.starts_with("nvidia") && name.find_first_not_of("0123456789", 6) == std::string::npos &&
-        name.size() > 6) {
-      return true;
-    }
-  }
-  return false;
-}
+using testing::HasGpu;
 
 std::string Said(const Status& status) { return std::string(MessageOf(status)); }
 

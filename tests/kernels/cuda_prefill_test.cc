@@ -10,14 +10,10 @@
 #include "engine/base/page_tokens.h"
 #include "tests/support/attention_world.h"
 #include "tests/support/cuda_on_device.h"
+#include "tests/support/has_gpu.h"
 
 namespace t6::testing {
 namespace {
-
-bool HasGpu() {
-  int n = 0;
-  return cudaGetDeviceCount(&n) == cudaSuccess && n > 0;
-}
 
 double Bf16(double x) { return RoundToBf16(static_cast<float>(x)); }
 
@@ -320,27 +316,33 @@ void AddLevels(const AttentionSpec& spec, AttentionWorld::Sequence& sequence, co
   }
 }
 
+// Of a sequence with these levels, the last `rows` in one step behind the others.
+template <typename Level>
+void RunLevels(int rank, int length, int rows, const Level& level) {
+  Harness harness({.name = "levels",
+                   .h = 6,
+                   .d = 64,
+                   .rank = rank,
+                   .rank_q = 6,
+                   .rotary_dim = 20,
+                   .min_prefill_rows = 256},
+                  5);
+  AttentionWorld& world = harness.world();
+  world.AddSequence(length);
+  AddLevels(world.spec(), world.sequences[0], level);
+  harness.Prefill(0, length - rows);
+  harness.Run(world.MakePlan({{0, rows}}));
+}
+
 // Where scores are far from 0, or rise far above the first ones, weights need another base than 0.
 TEST(CudaPrefill, LargeAndRisingScoresKeepTheirWeights) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   for (const int rank : {2, 3}) {
     for (const int rows : {9, 24, 50, 300}) {
-      Harness harness({.name = "levels",
-                       .h = 6,
-                       .d = 64,
-                       .rank = rank,
-                       .rank_q = 6,
-                       .rotary_dim = 20,
-                       .min_prefill_rows = 256},
-                      5);
-      AttentionWorld& world = harness.world();
-      world.AddSequence(1000);
-      AddLevels(world.spec(), world.sequences[0], [](int position) {
+      RunLevels(rank, 1000, rows, [](int position) {
         // Under the first rows' base, far above it, beyond what a float holds, and above that by little.
         return position < 200 ? -96.0f : position < 420 ? -8.0f : position < 800 ? 192.0f : 208.0f;
       });
-      harness.Prefill(0, 1000 - rows);
-      harness.Run(world.MakePlan({{0, rows}}));
     }
   }
 }
@@ -351,19 +353,7 @@ TEST(CudaPrefill, LowScoresKeepTheirWeightsWhereTheFirstBlockShowsARowNothing) {
   if (!HasGpu()) GTEST_SKIP() << "no GPU";
   for (const int rank : {2, 3}) {
     for (const auto& [cached, rows] : {std::pair(380, 9), {380, 24}, {380, 50}, {330, 300}}) {
-      Harness harness({.name = "low levels",
-                       .h = 6,
-                       .d = 64,
-                       .rank = rank,
-                       .rank_q = 6,
-                       .rotary_dim = 20,
-                       .min_prefill_rows = 256},
-                      5);
-      AttentionWorld& world = harness.world();
-      world.AddSequence(cached + rows);
-      AddLevels(world.spec(), world.sequences[0], [](int) { return -216.0f; });  // e^-150
-      harness.Prefill(0, cached);
-      harness.Run(world.MakePlan({{0, rows}}));
+      RunLevels(rank, cached + rows, rows, [](int) { return -216.0f; });  // e^-150
     }
   }
 }

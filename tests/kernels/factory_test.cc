@@ -3,12 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
+#include "tests/support/has_gpu.h"
 
 namespace t6 {
 namespace {
 
-bool HasGpu() { return std::filesystem::exists("/dev/nvidia0"); }
+using testing::HasGpu;
 
 TEST(BackendFactory, NamesAnUnknownDevice) {
   const auto made = MakeBackend({.device = "tpu"});

@@ -13,6 +13,7 @@
 
 #include "engine/backend/factory.h"
 #include "engine/model_runner.h"
+#include "tests/support/has_gpu.h"
 #include "tests/support/reference_model.h"
 
 namespace t6 {
@@ -72,7 +73,7 @@ class T6ModelTest : public ::testing::TestWithParam<std::tuple<std::string, Case
                              .portable_kernels = device == "cuda_portable",
                              .threads = 2});
     if (!made.ok()) {
-      ASSERT_NE(device, "cpu") << made.status();
+      ASSERT_TRUE(device != "cpu" && testing::MayPassOverGpu(made.status())) << made.status();
       GTEST_SKIP() << made.status();
     }
     backend_ = std::move(made->backend);
