@@ -346,6 +346,7 @@ Status MultiRowAttention::RunRows(const TpaAttentionParams& params, const Decode
   rows.partials = {reinterpret_cast<float*>(base + at_.partial_out),
                    reinterpret_cast<float2*>(base + at_.partial_max_sum)};
   rows.out = params.out, rows.out_is_bf16 = params.out_dtype == DType::kBF16;
+  rows.combine_follows = !plan_.merges.empty();
   for (int i = kNumRowsWidths - 1; i >= 0; --i) {
     if (plan_.by_width[i].tasks.empty()) continue;
     rows.tasks = device_plan_.tasks[i], rows.block_begin = device_plan_.block_begin[i];
@@ -353,7 +354,7 @@ Status MultiRowAttention::RunRows(const TpaAttentionParams& params, const Decode
   }
   RowsCombineCall combine;
   combine.merges = device_plan_.merges, combine.n_merges = static_cast<int>(plan_.merges.size());
-  combine.n_heads = shape.n_heads, combine.head_dim = shape.head_dim, combine.rank = shape.rank;
+  combine.n_heads = shape.n_heads, combine.rank = shape.rank;
   combine.head_norm_weight = shape.head_norm ? params.head_norm_weight : nullptr;
   combine.head_norm_eps = shape.head_norm_eps;
   combine.partials = rows.partials, combine.out = rows.out, combine.out_is_bf16 = rows.out_is_bf16;

@@ -123,6 +123,14 @@ __device__ inline uint64_t EvictNormalPolicy() {
   return policy;
 }
 __device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, int32_t column, int32_t row,
+                               uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+      "[%4];" ::"r"(shared),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+__device__ inline void CopyBox(uint32_t shared, const CUtensorMap* map, int32_t column, int32_t row,
                                uint32_t barrier, uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "

@@ -21,11 +21,12 @@ struct RowsParams {
   const int32_t* page_ids;
   const void* queries;  // [h][query_rows][64] bfloat16
   int n_heads;
-  int half_rows;   // rows of 128 bytes of half a page
-  int query_rows;  // rows of one head in the queries
-  DecodePartials partials;
-  void* out;  // [n_rows][h * d]
+  int half_rows;            // rows of 128 bytes of half a page
+  int query_rows;           // rows of one head in the queries
+  DecodePartials partials;  // a row and head's numbers in the order of PlaceInPartial (rows_params.cuh)
+  void* out;                // [n_rows][h * d]
   bool out_is_bf16;
+  bool combine_follows;  // and may get ready while pages are attended to
 };
 
 struct RowsMaps {
@@ -57,7 +58,7 @@ cudaError_t LaunchRows(const RowsInstance& instance, const RowsParams& params, c
 struct RowsCombineCall {
   const RowsMerge* merges = nullptr;  // [n_merges]
   int n_merges = 0;
-  int n_heads = 0, head_dim = 0, rank = 0;
+  int n_heads = 0, rank = 0;                // d = 64
   const float* head_norm_weight = nullptr;  // [d], or null: no norm
   float head_norm_eps = 0.0f;
   DecodePartials partials;

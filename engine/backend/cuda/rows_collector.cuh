@@ -198,6 +198,9 @@ class RowsCollector {
   __device__ void Finish(const RowsTask& task) {
     const bool is_partial = task.partial_row >= 0;
     const int64_t first_row = is_partial ? task.partial_row : task.row;
+    const int64_t at = (first_row * p_.n_heads + task.head) * 64;
+    ptx::WaitForPriorKernels();                                // which may still read what is written here
+    if (is_partial) StorePartial(task, p_.partials.out + at);  // in front of the wait: nothing is divided
     ptx::BarrierWait(shared_.SumsFull(), n_tasks_ & 1);
     // Addresses of its own: those of the loop over pages would else be kept by every lane, and moved to
     // uniform registers for each product.
@@ -209,23 +212,41 @@ class RowsCollector {
       float total = 0.0f;
       for (int warp = 0; warp < 4; ++warp) total += shared.Sum(warp, h, row);
       if (!(total < kMostTotal)) shared.DoAgain();
-      shared.Sum(0, h, row) = is_partial ? 1.0f : 1.0f / (total * kR);
       if (is_partial) {
         p_.partials.max_sum[(first_row + row) * p_.n_heads + head] =
             make_float2(total > 0.0f ? shared.Base(n_tasks_ & 1, h, row) : kNoMax, total);
+      } else {
+        shared.Sum(0, h, row) = 1.0f / (total * kR);
       }
     }
-    ptx::NamedBarrier(kRowsCollectorBarrier, 128);
-    const int64_t at = (first_row * p_.n_heads + task.head) * 64;
-    if (is_partial || !p_.out_is_bf16) {
-      Store(task, shared, (is_partial ? p_.partials.out : static_cast<float*>(p_.out)) + at);
-    } else {
-      Store(task, shared, static_cast<__nv_bfloat16*>(p_.out) + at);
+    if (!is_partial) {
+      ptx::NamedBarrier(kRowsCollectorBarrier, 128);
+      if (p_.out_is_bf16) {
+        Store(task, shared, static_cast<__nv_bfloat16*>(p_.out) + at);
+      } else {
+        Store(task, shared, static_cast<float*>(p_.out) + at);
+      }
     }
     __syncwarp();
     Arrive(shared_.SumsEmpty());
   }
-  // A lane has numbers l / 4 and l / 4 + 8 of the warp's 16 of rows 2 (l % 4) and the next of every 8.
+  // A lane has numbers l / 4 and l / 4 + 8 of the warp's 16, of rows 2 (l % 4) and the next of every 8.
+  __device__ void StorePartial(const RowsTask& task, float* to) const {
+    const int64_t stride = static_cast<int64_t>(p_.n_heads) * 64;
+    to += (lane_ & 3) * 2 * stride + PlaceInPartial(warp_ * 16 + (lane_ >> 2));
+#pragma unroll
+    for (int i = 0; i < kN / 8; ++i, to += 8 * stride) {
+#pragma unroll
+      for (int h = 0; h < kH; ++h) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          if (8 * i + (lane_ & 3) * 2 + e >= task.n_rows || task.head + h >= p_.n_heads) continue;
+          *reinterpret_cast<float2*>(to + e * stride + h * 64) =
+              make_float2(out_[h][4 * i + e], out_[h][4 * i + 2 + e]);
+        }
+      }
+    }
+  }
   template <typename Number>
   __device__ void Store(const RowsTask& task, const ExpandedShared<T>& shared, Number* to) const {
     const int64_t stride = static_cast<int64_t>(p_.n_heads) * 64;

@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
   };
   if (group == T::kWeighers + 1) {
     wgmma::GiveRegisters<T::kProducerRegisters>();
+    if (p.combine_follows) ptx::LetDependentsLaunch();
     static_assert(T::kWeighers == 2);  // four warps: two producers and as many fencers
     const int warp = __shfl_sync(~0u, threadIdx.x / 32 % 4, 0), lane = threadIdx.x % 32;
     if (warp < 2) {
@@ -90,15 +91,15 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     }
   } else if (group < T::kWeighers) {
     wgmma::TakeRegisters<T::kWeigherRegisters>();
-    ptx::WaitForPriorKernels();
     RowsWeigher<T> weigher(p, shared, group, threadIdx.x % 128);
     run(weigher);
   } else {
     wgmma::TakeRegisters<T::kCollectorRegisters>();
-    ptx::WaitForPriorKernels();
     RowsCollector<T> collector(p, shared, threadIdx.x % 128);
     run(collector);
   }
+  // In every block, so that "this kernel is done" means that those in front are.
+  ptx::WaitForPriorKernels();
   ptx::LetDependentsLaunch();
 #endif
 }

@@ -12,6 +12,10 @@ namespace t6::cuda {
 
 inline constexpr int kRowsMaxShared = 227 << 10;
 
+// Of number d of a row and head in the partial results of these kernels: d and d + 8 of every 16 are
+// neighbours, since one lane of a product has both.
+__device__ inline int PlaceInPartial(int d) { return (d & ~15) + (d & 7) * 2 + (d >> 3 & 1); }
+
 // Blocks of up to 16 or 32 rows (FactoredConsumer): a producer warp streams halves of pages into a ring that
 // three consumer warpgroups share, each with heads of its own.
 template <int kRankT, int kRowsT>

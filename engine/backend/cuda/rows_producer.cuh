@@ -13,7 +13,7 @@ class RowsProducer {
  public:
   __device__ RowsProducer(const RowsParams& p, const RowsMaps& maps, const RowsShared<T>& shared, int first,
                           int lane)
-      : p_(p), maps_(maps), shared_(shared), first_(first), lane_(lane), policy_(ptx::EvictNormalPolicy()) {}
+      : p_(p), maps_(maps), shared_(shared), first_(first), lane_(lane) {}
 
   // `again`: every task twice.
   __device__ void Run(bool again) {
@@ -27,12 +27,14 @@ class RowsProducer {
 
  private:
   __device__ void CopyTask(const RowsTask& task) {
+    // Pages that no kernel of this step writes are on their way before the kernels in front are done.
+    const int n_old = (task.first_new - task.first_token) / 64;
     for (int base = 0; base < task.n_pages; base += 32) {
       const int n = min(32, task.n_pages - base);
       const int32_t id = lane_ < n ? p_.page_ids[task.page_offset + base + lane_] : 0;
       for (int i = 0; i < n; ++i) {
         const int32_t row = __shfl_sync(~0u, id, i) * 2 * p_.half_rows;
-        if (task.first_token + (base + i + 1) * 64 > task.first_new) WaitForWrites();
+        if (base + i >= n_old) ptx::WaitForPriorKernels();
         if (lane_ == 0) {
 #pragma unroll
           for (int half = 0; half < 2; half += kProducers) {
@@ -42,11 +44,6 @@ class RowsProducer {
         __syncwarp();
       }
     }
-  }
-  // Pages that no kernel of this step writes are on their way before the kernels in front are done.
-  __device__ void WaitForWrites() {
-    if (!waited_) ptx::WaitForPriorKernels();
-    waited_ = true;
   }
   __device__ void CopyHalf(int32_t row, int head) {
     constexpr int kRows = T::kRank * 64, kOwnRows = kRows / T::kCluster;
@@ -59,12 +56,12 @@ class RowsProducer {
 #pragma unroll
     for (int done = 0; done < kOwnRows; done += kBoxRows) {
       const int at = own + done;
-      ptx::CopyBoxToCluster<T::kCluster>(stage + at * 128, &maps_.factors, 0, row + at, barrier, policy_);
+      ptx::CopyBoxToCluster<T::kCluster>(stage + at * 128, &maps_.factors, 0, row + at, barrier);
     }
 #pragma unroll
     for (int r = 0; r < T::kRank; ++r) {
       ptx::CopyBox(stage + T::kRank * T::kRankBytes + r * T::kHeadBytes, &maps_.heads, 0,
-                   row + kRows + r * p_.n_heads + head, barrier, policy_);
+                   row + kRows + r * p_.n_heads + head, barrier);
     }
     at_.Advance(T::kStages / kProducers);
   }
@@ -73,9 +70,7 @@ class RowsProducer {
   const RowsMaps& maps_;
   const RowsShared<T>& shared_;
   const int first_, lane_;
-  uint64_t policy_;
   RingPosition at_;  // of the producer's own stages
-  bool waited_ = false;
 };
 
 }  // namespace t6::cuda

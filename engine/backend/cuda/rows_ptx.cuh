@@ -32,15 +32,14 @@ __device__ inline void StoreInCluster(uint32_t address, int block, int x) {
 // A box to the same place of every block of the cluster, each of whose barriers counts it.
 template <int kBlocks>
 __device__ inline void CopyBoxToCluster(uint32_t shared, const CUtensorMap* map, int32_t column, int32_t row,
-                                        uint32_t barrier, uint64_t policy) {
+                                        uint32_t barrier) {
   if constexpr (kBlocks == 1) {
-    CopyBox(shared, map, column, row, barrier, policy);
+    CopyBox(shared, map, column, row, barrier);
   } else {
     asm volatile(
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-        ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(shared),
-        "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<uint16_t>((1 << kBlocks) - 1)),
-        "l"(policy)
+        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+        "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(static_cast<uint16_t>((1 << kBlocks) - 1))
         : "memory");
   }
 }

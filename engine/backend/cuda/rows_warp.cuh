@@ -48,17 +48,25 @@ struct RowsWarp {
       if (row + 8 * k >= task.n_rows || head >= p.n_heads) continue;
       const int64_t slot =
           static_cast<int64_t>((is_partial ? task.partial_row : task.row) + row + 8 * k) * p.n_heads + head;
-      const int64_t at = slot * 64 + (lane & 3) * 2;
-      if (is_partial && (lane & 3) == 0) {
-        p.partials.max_sum[slot] = make_float2(total > 0.0f ? rows.base[k] : kNoMax, total);
+      if (is_partial) {
+        if ((lane & 3) == 0) {
+          p.partials.max_sum[slot] = make_float2(total > 0.0f ? rows.base[k] : kNoMax, total);
+        }
+        float* const to = p.partials.out + slot * 64;
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) {
+          const float* const x = out + 4 * i + 2 * k;
+          *reinterpret_cast<float4*>(to + PlaceInPartial(8 * i + (lane & 3) * 2)) =
+              make_float4(x[0], x[4], x[1], x[5]);
+        }
+        continue;
       }
-      const float scale = is_partial ? 1.0f : 1.0f / (total * rank);
+      const int64_t at = slot * 64 + (lane & 3) * 2;
+      const float scale = 1.0f / (total * rank);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float x = out[4 * i + 2 * k] * scale, y = out[4 * i + 2 * k + 1] * scale;
-        if (is_partial) {
-          *reinterpret_cast<float2*>(p.partials.out + at + 8 * i) = make_float2(x, y);
-        } else if (p.out_is_bf16) {
+        if (p.out_is_bf16) {
           *reinterpret_cast<uint32_t*>(static_cast<__nv_bfloat16*>(p.out) + at + 8 * i) = ptx::PackBf16(x, y);
         } else {
           *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at + 8 * i) = make_float2(x, y);

@@ -35,6 +35,11 @@ class RowsWeigher {
     const int end = p_.block_begin[blockIdx.x / T::kCluster + 1];
     for (int index = p_.block_begin[blockIdx.x / T::kCluster]; index < end; ++index, ++n_tasks_) {
       const RowsTask task = TaskOfBlock<T>(p_, index);
+      if (task.head + first_head_ >= p_.n_heads) {
+        PassOver(task, again);
+        continue;
+      }
+      ptx::WaitForPriorKernels();  // for the queries, not for the task
       LoadQueries(task);
       FindBases(task, again);
       Attend(task);
@@ -67,6 +72,30 @@ class RowsWeigher {
     }
     wgmma::FenceShared();
     Barrier();
+  }
+
+  // None of the heads exists: stages and tiles go on, with weights that nobody uses.
+  __device__ void PassOver(const RowsTask& task, bool again) {
+    for (int pass = again ? 0 : 1; pass < 2; ++pass) {
+#pragma unroll 1
+      for (int page = 0; page < task.n_pages; ++page) {
+        WaitFull();
+        __syncwarp();  // or a lane could miss the stage's whole turn
+        ptx::ArriveInCluster<T::kCluster>(shared_.Empty(Stage()), lane_);
+        at_.Advance(T::kStages / 2);
+        if (pass == 0) continue;
+#pragma unroll 1
+        for (int h = 0; h < kH; ++h) {
+          ptx::BarrierWait(shared_.WeightsEmpty(group_, to_.stage * kH + h), to_.parity ^ 1);
+          __syncwarp();
+          Arrive(shared_.WeightsStored(group_, to_.stage * kH + h));
+        }
+        to_.Advance(T::kWeightSlots);
+      }
+    }
+    ptx::BarrierWait(shared_.SumsEmpty(), (n_tasks_ & 1) ^ 1);
+    __syncwarp();
+    Arrive(shared_.SumsFull());
   }
 
   // B_K of the page, the warp's 16 tokens.
@@ -245,12 +274,32 @@ class RowsWeigher {
         Expand(head);
         Multiply(head);
         WaitForScores();
+        // Where all rows see all of the page, one look tells whether any base is needed.
+        if (!from_all && task.first_position >= task.first_token + 63 &&
+            !__any_sync(~0u, ptx::NamedBarrierAny(kRowsWeigherBarrier + group_, 128, !IsModerate()))) {
+          ClearBases(head);
+          continue;
+        }
         Mask(task, task.first_token + page * 64);
         RaiseBases(head, page == 0);
       }
       if (!from_all) return;
       ptx::ArriveInCluster<T::kCluster>(shared_.Empty(Stage()), lane_);
       at_.Advance(T::kStages / 2);
+    }
+  }
+  // No score could make a base; NaN could.
+  __device__ bool IsModerate() const {
+    bool is_moderate = true;
+#pragma unroll
+    for (int i = 0; i < kN / 2; ++i) is_moderate &= fabsf(score_[i]) <= SoftmaxRows::kModerate;
+    return is_moderate;
+  }
+  // Every warp writes the same.
+  __device__ void ClearBases(int head) {
+#pragma unroll
+    for (int i = 0; i < kN / 8; ++i) {
+      if (lane_ < 4) Bases(head)[4 * i] = make_float2(0.0f, 0.0f);
     }
   }
   // By the greatest of the scores and what the base is already. Every warp writes the same.
