@@ -297,13 +297,15 @@ TEST(CudaPrefill, HeadsInDifferentNumbersOfPiecesAreMerged) {
 }
 
 // Adds `level` of a token's position, in powers of two and a little rounding alike for all rows, to every
-// score, by number 40 of d, which is not rotated.
+// score of every `head_step`-th head, by number 40 of d, which is not rotated.
 template <typename Level>
-void AddLevels(const AttentionSpec& spec, AttentionWorld::Sequence& sequence, const Level& level) {
+void AddLevels(const AttentionSpec& spec, AttentionWorld::Sequence& sequence, const Level& level,
+               int head_step) {
   const int h = spec.n_heads, d = spec.head_dim, rank_q = spec.q.rank, rank = spec.k.rank;
   const auto add = [&](float* a, float* b, int r_end, float value) {
     for (int head = 0; head < h; ++head) {
-      for (int r = 0; r < r_end; ++r) a[head * r_end + r] = r == 0 ? 1.0f : 0.25f * a[head * r_end + r];
+      const float own = head % head_step == 0 ? 1.0f : 0.0f;
+      for (int r = 0; r < r_end; ++r) a[head * r_end + r] = r == 0 ? own : 0.25f * a[head * r_end + r];
     }
     for (int r = 0; r < r_end; ++r) b[r * d + 40] = r == 0 ? value : 0.0f;
   };
@@ -318,7 +320,7 @@ void AddLevels(const AttentionSpec& spec, AttentionWorld::Sequence& sequence, co
 
 // Of a sequence with these levels, the last `rows` in one step behind the others.
 template <typename Level>
-void RunLevels(int rank, int length, int rows, const Level& level) {
+void RunLevels(int rank, int length, int rows, const Level& level, int head_step = 1) {
   Harness harness({.name = "levels",
                    .h = 6,
                    .d = 64,
@@ -329,7 +331,7 @@ void RunLevels(int rank, int length, int rows, const Level& level) {
                   5);
   AttentionWorld& world = harness.world();
   world.AddSequence(length);
-  AddLevels(world.spec(), world.sequences[0], level);
+  AddLevels(world.spec(), world.sequences[0], level, head_step);
   harness.Prefill(0, length - rows);
   harness.Run(world.MakePlan({{0, rows}}));
 }
@@ -343,6 +345,19 @@ TEST(CudaPrefill, LargeAndRisingScoresKeepTheirWeights) {
         // Under the first rows' base, far above it, beyond what a float holds, and above that by little.
         return position < 200 ? -96.0f : position < 420 ? -8.0f : position < 800 ? 192.0f : 208.0f;
       });
+    }
+  }
+}
+
+// Heads that need another base than 0 beside heads that do not, in every warp's pair and every group of four.
+TEST(CudaPrefill, HeadsOfFarScoresStandBesideHeadsOfModerateOnes) {
+  if (!HasGpu()) GTEST_SKIP() << "no GPU";
+  for (const int rank : {2, 3}) {
+    for (const int rows : {9, 50}) {
+      for (const int step : {2, 3}) {
+        RunLevels(
+            rank, 400, rows, [](int position) { return position < 200 ? -216.0f : 96.0f; }, step);
+      }
     }
   }
 }
