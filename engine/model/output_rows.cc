@@ -1,18 +1,22 @@
 #include "engine/model/output_rows.h"
 
+#include <vector>
+
 #include "engine/base/page_tokens.h"
 
 namespace t6 {
 
 bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs) {
   outputs->Clear();
-  if (!plan.shared_prefixes.empty()) return false;
+  std::vector<int32_t> first_output(1, 0);  // of each sequence, and behind the last
   bool saves = false;
   int output = 0;
   for (int s = 0; s < plan.n_sequences(); ++s) {
     const int end = plan.row_begin[s + 1];
     saves |= end - plan.row_begin[s] >= kMinRowsToKeepOutputs;
+    first_output.push_back(output);
     if (output == plan.n_outputs() || plan.output_rows[output] >= end) continue;
+    ++first_output.back();
     const int row = plan.output_rows[output++];
     if (output < plan.n_outputs() && plan.output_rows[output] < end) return false;
     const int context = plan.positions[row] + 1;
@@ -26,6 +30,11 @@ bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs) {
     outputs->row_begin.push_back(outputs->n_rows());
     outputs->page_begin.push_back(static_cast<int32_t>(outputs->page_ids.size()));
     outputs->output_rows.push_back(outputs->n_rows() - 1);
+  }
+  for (const SharedPrefix& prefix : plan.shared_prefixes) {
+    const int first = first_output[prefix.first_sequence];
+    const int n = first_output[prefix.first_sequence + prefix.n_sequences] - first;
+    if (n > 1) outputs->shared_prefixes.push_back({first, n, prefix.n_pages});
   }
   return saves;
 }

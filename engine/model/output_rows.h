@@ -10,8 +10,8 @@ namespace t6 {
 inline constexpr int kMinRowsToKeepOutputs = 16;
 
 // Row i of `outputs` is row output_rows[i] of `plan`, alone in a sequence of the pages that it sees; tokens
-// and sampling are left out. False where the step had better go on with all rows: no sequence has many, one
-// wants several (prompt log-probabilities), or some share a prefix, which each would read for itself.
+// and sampling are left out. False where the step had better go on with all rows: no sequence has many, or
+// one wants several (prompt log-probabilities).
 bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs);
 
 }  // namespace t6

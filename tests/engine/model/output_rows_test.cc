@@ -54,13 +54,26 @@ TEST(KeepOutputRows, NoneAndTheLastOfEachSequence) {
   EXPECT_EQ(outputs.page_ids, plan.page_ids);
 }
 
-TEST(KeepOutputRows, NotWhereASequenceWantsSeveralOrNoneHasManyRowsOrRowsShareAPrefix) {
+TEST(KeepOutputRows, WhoGoesOnSharesWhatTheySharedBefore) {
+  StepPlan plan = ThreeSequences(), outputs;
+  Add(70, 1, 20, &plan);  // row 81, on the second sequence's first page, as the next
+  Add(80, 1, 20, &plan);  // row 82
+  plan.shared_prefixes = {{1, 1, 1}, {3, 2, 1}};
+  plan.output_rows = {0, 60, 81, 82};
+  ASSERT_TRUE(KeepOutputRows(plan, &outputs));
+  ASSERT_EQ(outputs.shared_prefixes.size(), 1u);  // one row alone shares nothing
+  const SharedPrefix& prefix = outputs.shared_prefixes[0];
+  EXPECT_EQ(prefix.first_sequence, 2);
+  EXPECT_EQ(prefix.n_sequences, 2);
+  EXPECT_EQ(prefix.n_pages, 1);
+  plan.output_rows = {0, 60, 82};
+  ASSERT_TRUE(KeepOutputRows(plan, &outputs));
+  EXPECT_TRUE(outputs.shared_prefixes.empty());
+}
+
+TEST(KeepOutputRows, NotWhereASequenceWantsSeveralOrNoneHasManyRows) {
   StepPlan plan = ThreeSequences(), outputs;
   plan.output_rows = {59, 60};
-  EXPECT_FALSE(KeepOutputRows(plan, &outputs));
-  plan.output_rows = {60};
-  EXPECT_TRUE(KeepOutputRows(plan, &outputs));
-  plan.shared_prefixes.push_back({0, 2, 1});
   EXPECT_FALSE(KeepOutputRows(plan, &outputs));
   for (const int rows : {kMinRowsToKeepOutputs - 1, kMinRowsToKeepOutputs}) {
     plan.Clear();

@@ -273,7 +273,20 @@ TEST_P(T6ModelTest, ChunksWithFewOutputsAgreeWithTheReference) {
     AddRows(longest, 60, &plan, 3), AddRows(other, 1, &plan), run({&longest, &other});
     AddRows(longest, 20, &plan, 1), run({&longest});
     AddRows(longest, 1, &plan), AddRows(decoded, 1, &plan), run({&longest, &decoded});
-    EXPECT_EQ(errors.count, 0 + 1 + 2 + 3 + 4 + 1 + 2);
+    // Beside a chunk: two rows that share a page, one of which was another's.
+    Sequence sharer = MakeSequence(70);
+    std::copy_n(longest.tokens.begin(), 64, sharer.tokens.begin());
+    sharer.reference.clear();
+    for (const auto& logits : ReferenceModel(spec(), tensors_).Logits(sharer.tokens)) {
+      sharer.reference.push_back(LogSoftmax(logits));
+    }
+    sharer.pages = {longest.pages[0]}, sharer.written = 64;
+    Sequence fresh = MakeSequence(40);
+    AddRows(sharer, 1, &plan), AddRows(longest, 1, &plan), AddRows(fresh, 30, &plan, 1);
+    plan.shared_prefixes.push_back({0, 2, 1});
+    run({&sharer, &longest, &fresh});
+    AddRows(sharer, 1, &plan), AddRows(fresh, 1, &plan), run({&sharer, &fresh});
+    EXPECT_EQ(errors.count, 0 + 1 + 2 + 3 + 4 + 1 + 2 + 3 + 2);
     EXPECT_LT(errors.worst, dtype == DType::kF32 ? 2e-4 : 1.5);
     EXPECT_LT(errors.mean(), dtype == DType::kF32 ? 5e-5 : 2 * std::get<1>(GetParam()).rounding_mean);
   }
