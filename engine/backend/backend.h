@@ -109,8 +109,7 @@ class Backend {
   virtual Status StoreFactors(const StoreFactorsParams& params) = 0;
   virtual Status TpaAttention(const TpaAttentionParams& params) = 0;
   // For what is left of a step's last layer: TpaAttention and Project behind it are of these rows. Not in a
-  // step whose sequences have a row each. Reads the plan given until
-  // Sample is asked for.
+  // step whose sequences have a row each. Reads the plan given until Sample is asked for.
   virtual Status KeepOutputRows(const KeepOutputRowsParams& params) = 0;
   virtual Status Sample(const SampleParams& params) = 0;
   // The step's only synchronisation.

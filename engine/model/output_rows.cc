@@ -5,15 +5,24 @@
 #include "engine/base/page_tokens.h"
 
 namespace t6 {
+namespace {
+
+bool HasManyRows(const StepPlan& plan) {
+  for (int s = 0; s < plan.n_sequences(); ++s) {
+    if (plan.row_begin[s + 1] - plan.row_begin[s] >= kMinRowsToKeepOutputs) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs) {
+  if (!HasManyRows(plan)) return false;  // as of every step of decode: its pages are not copied
   outputs->Clear();
   std::vector<int32_t> first_output(1, 0);  // of each sequence, and behind the last
-  bool saves = false;
   int output = 0;
   for (int s = 0; s < plan.n_sequences(); ++s) {
     const int end = plan.row_begin[s + 1];
-    saves |= end - plan.row_begin[s] >= kMinRowsToKeepOutputs;
     first_output.push_back(output);
     if (output == plan.n_outputs() || plan.output_rows[output] >= end) continue;
     ++first_output.back();
@@ -36,7 +45,7 @@ bool KeepOutputRows(const StepPlan& plan, StepPlan* outputs) {
     const int n = first_output[prefix.first_sequence + prefix.n_sequences] - first;
     if (n > 1) outputs->shared_prefixes.push_back({first, n, prefix.n_pages});
   }
-  return saves;
+  return true;
 }
 
 }  // namespace t6

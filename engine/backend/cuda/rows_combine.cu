@@ -6,7 +6,6 @@ namespace {
 
 constexpr int kDim = 64, kWarps = 4;
 constexpr int kLoads = 8;  // partials that a lane asks for before it uses the first
-constexpr float kNoMaximum = -1e30f;
 
 // One warp a (row, head): adds its partial results in order, divides by R_V and the weights' sum, head norm.
 // A lane has two numbers that are neighbours in the partials, so d and d + 8, until it exchanges one of them.
@@ -17,7 +16,7 @@ __global__ void __launch_bounds__(kWarps * 32) CombineRows(const __grid_constant
   const int head = blockIdx.y * kWarps + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (head >= call.n_heads) return;
   const auto* from = reinterpret_cast<const float2*>(call.partials.out) + lane;
-  float most = kNoMaximum, total = 0.0f;
+  float most = kNoMax, total = 0.0f;
   float2 out = make_float2(0.0f, 0.0f);
   for (int run = 0; run < 2; ++run) {
     for (int base = 0; base < merge.n[run]; base += kLoads) {
@@ -28,7 +27,7 @@ __global__ void __launch_bounds__(kWarps * 32) CombineRows(const __grid_constant
         const bool exists = base + i < merge.n[run];
         const int64_t slot =
             (merge.begin[run] + static_cast<int64_t>(base + i) * merge.stride[run]) * call.n_heads + head;
-        max_sum[i] = exists ? call.partials.max_sum[slot] : make_float2(kNoMaximum, 0.0f);
+        max_sum[i] = exists ? call.partials.max_sum[slot] : make_float2(kNoMax, 0.0f);
         o[i] = exists ? from[slot * (kDim / 2)] : make_float2(0.0f, 0.0f);
         next = fmaxf(next, max_sum[i].x);
       }
